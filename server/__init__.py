@@ -1,0 +1,3 @@
+"""One Ollama-compatible service over two unequal GPUs."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,86 @@
+"""What goes into an engine and what comes out: tokens in, text and figures out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from server.domain.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is picked. Defaults are Ollama's.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 and ``repeat_last_n`` 0 switch the step off;
+    ``repeat_last_n`` -1 looks back over the whole context. ``seed`` None is random.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended: the model's own end or a stop string, or a limit on length."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One job for an engine. ``prompt`` holds token ids; ``max_tokens`` None means no own limit."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    grammar: str | None = None
+    """GBNF text with the rule ``root``, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a generation cost. ``prompt_tokens`` counts the whole prompt, cached tokens included."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    queued_ns: int = 0
+    prefill_ns: int = 0
+    decode_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of generated text, never half a character."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a generation that ran to its end. ``tokens`` are the generated ids."""
+
+    reason: FinishReason
+    usage: Usage
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a generation that broke or was cancelled."""
+
+    error: ServiceError
+
+
+EngineEvent = TextDelta | Finished | Failed
+EventSink = Callable[[EngineEvent], None]
+"""Called on the engine's own thread; must not block."""
