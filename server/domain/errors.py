@@ -26,8 +26,7 @@ class PromptTooLong(InvalidRequest):
 
     def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
         super().__init__(
-            f"prompt is too long: {prompt_tokens} tokens exceed "
-            f"the context window of {context_tokens} tokens"
+            f"prompt is too long: {prompt_tokens} tokens exceed the context window of {context_tokens} tokens"
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens

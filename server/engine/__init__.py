@@ -1,0 +1,1 @@
+"""A model on a device: scheduling, batches, prefix reuse, sampling. Nothing of HTTP or chat."""

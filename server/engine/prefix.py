@@ -1,0 +1,138 @@
+"""Which tokens are in which sequence of the KV cache, and what of them a new prompt can reuse."""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+Tokens: TypeAlias = "array[int]"
+"""Token ids as ``array("i")``: grows by appending, compares without copying."""
+
+
+def tokens_of(ids: Iterable[int]) -> Tokens:
+    """Token ids in the form that this package keeps them in."""
+    return array("i", ids)
+
+
+def common_prefix(left: Tokens, right: Tokens) -> int:
+    """Number of equal tokens at the start of both."""
+    shorter = min(len(left), len(right))
+    if shorter == 0:
+        return 0
+    differs = np.frombuffer(left, np.int32)[:shorter] != np.frombuffer(right, np.int32)[:shorter]
+    first = int(differs.argmax())
+    return first if differs[first] else shorter
+
+
+@dataclass(slots=True)
+class Held:
+    """The tokens that one sequence of the KV cache holds. ``used`` is a clock of uses."""
+
+    sequence: int
+    tokens: Tokens
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The best place to take a prompt's beginning from; ``tokens`` 0 and no sequence: none."""
+
+    sequence: int | None = None
+    tokens: int = 0
+    whole: bool = False
+    """The match covers everything that the sequence holds."""
+
+
+@dataclass(slots=True)
+class PrefixCache:
+    """Finished conversations that still lie in the KV cache, and the free sequence numbers.
+
+    It only keeps the books: the caller moves the cells. ``trimmable`` is False for models whose
+    state cannot be cut back to an earlier token (recurrent ones): they reuse whole states only.
+    """
+
+    sequences: int
+    trimmable: bool = True
+    _free: list[int] = field(init=False)
+    _kept: dict[int, Held] = field(init=False, default_factory=dict)
+    _clock: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._free = list(range(self.sequences - 1, -1, -1))
+
+    @property
+    def kept_tokens(self) -> int:
+        """Sum of the tokens of all finished conversations, shared ones counted for each."""
+        return sum(len(held.tokens) for held in self._kept.values())
+
+    @property
+    def kept_sequences(self) -> int:
+        """Number of finished conversations."""
+        return len(self._kept)
+
+    def best_match(self, prompt: Tokens, living: Iterable[Held]) -> Match:
+        """The longest beginning of ``prompt`` among kept and ``living`` sequences.
+
+        At least the last token of the prompt is left to be read: its logits are needed.
+        """
+        best = Match()
+        for held in (*self._kept.values(), *living):
+            length = min(common_prefix(prompt, held.tokens), len(prompt) - 1)
+            whole = length == len(held.tokens)
+            if length > best.tokens and (self.trimmable or whole):
+                best = Match(held.sequence, length, whole)
+        return best
+
+    def take(self, match: Match) -> int:
+        """A sequence number for a new job: the matched one if used up by it, else a free one.
+
+        Raises:
+            LookupError: every number is in use; evict first.
+        """
+        if match.whole and match.sequence in self._kept:
+            del self._kept[match.sequence]
+            return match.sequence
+        if not self._free:
+            raise LookupError("no free sequence")
+        return self._free.pop()
+
+    def keep(self, sequence: int, tokens: Tokens) -> tuple[int, ...]:
+        """Keep a finished job's tokens; returns sequences that this makes superfluous.
+
+        Their numbers are free again, and the caller removes their cells.
+        """
+        self._clock += 1
+        covered = [
+            held.sequence
+            for held in self._kept.values()
+            if common_prefix(held.tokens, tokens) == len(held.tokens)
+        ]
+        for superfluous in covered:
+            self._release(superfluous)
+        self._kept[sequence] = Held(sequence, tokens, self._clock)
+        return tuple(covered)
+
+    def give_back(self, sequence: int) -> None:
+        """Free the number of a sequence whose cells hold nothing worth keeping."""
+        self._free.append(sequence)
+
+    def touch(self, sequence: int | None) -> None:
+        """Note that a kept sequence was of use again."""
+        if sequence in self._kept:
+            self._clock += 1
+            self._kept[sequence].used = self._clock
+
+    def evict(self, sparing: int | None = None) -> int | None:
+        """Give up the finished conversation that was used longest ago; None if there is none."""
+        candidates = [held for held in self._kept.values() if held.sequence != sparing]
+        if not candidates:
+            return None
+        oldest = min(candidates, key=lambda held: held.used)
+        self._release(oldest.sequence)
+        return oldest.sequence
+
+    def _release(self, sequence: int) -> None:
+        del self._kept[sequence]
+        self._free.append(sequence)

@@ -1,0 +1,106 @@
+"""How the next token is picked: llama.cpp's samplers, in the order that Ollama's users expect."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp.llama_cpp as native
+
+from server.domain.errors import InvalidRequest
+from server.domain.generation import Sampling
+from server.engine.library import CandidateTable, Context, Logits, Model
+
+
+class Sampler:
+    """Picks the tokens of one generation. Belongs to the engine's thread; must be closed."""
+
+    def __init__(self, model: Model, context: Context, sampling: Sampling, grammar: str | None) -> None:
+        self._chain = model.chain(_steps(model, context, sampling))
+        self._grammar = None if grammar is None else compile_grammar(model, grammar)
+        self._candidates = CandidateTable(model.vocabulary_size) if grammar is not None else None
+
+    def remember(self, prompt: Sequence[int]) -> None:
+        """Let the penalties know the end of the prompt."""
+        for token in prompt:
+            native.llama_sampler_accept(self._chain, token)
+
+    def pick(self, context: Context, row: int) -> int | None:
+        """The next token after a batch row; None when the grammar leaves nothing to say."""
+        if self._candidates is None:
+            return context.sample(self._chain, row)
+        return self._pick_within_grammar(self._candidates, context.logits(row))
+
+    def close(self) -> None:
+        """Free the native samplers."""
+        for sampler in (self._chain, self._grammar):
+            if sampler is not None:
+                native.llama_sampler_free(sampler)
+        self._chain = self._grammar = None
+
+    def _pick_within_grammar(self, candidates: CandidateTable, logits: Logits) -> int | None:
+        """Pick freely and ask the grammar about that one token; only if it refuses, ask about all."""
+        token, _ = candidates.fill(logits).run([self._chain])
+        _, verdict = candidates.single(token).run([self._grammar], size=1)
+        if verdict == float("-inf"):
+            token, logit = candidates.fill(logits).run([self._grammar, self._chain])
+            if logit == float("-inf"):
+                return None
+        native.llama_sampler_accept(self._grammar, token)
+        native.llama_sampler_accept(self._chain, token)
+        return token
+
+
+def compile_grammar(model: Model, gbnf: str) -> Any:
+    """A native grammar sampler, to be freed by the caller.
+
+    Raises:
+        InvalidRequest: llama.cpp does not take ``gbnf``.
+    """
+    sampler = model.grammar(gbnf)
+    if not sampler:
+        raise InvalidRequest("invalid format: llama.cpp cannot build a grammar from this schema")
+    return sampler
+
+
+def check_grammar(model: Model, gbnf: str) -> None:
+    """Raise InvalidRequest if ``gbnf`` is no grammar."""
+    native.llama_sampler_free(compile_grammar(model, gbnf))
+
+
+def _steps(model: Model, context: Context, sampling: Sampling) -> list[Any]:
+    penalties = _penalties(model, context, sampling)
+    if sampling.temperature <= 0:
+        return [*penalties, native.llama_sampler_init_greedy()]
+    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed & 0xFFFFFFFF
+    return [
+        *penalties,
+        native.llama_sampler_init_top_k(sampling.top_k),
+        native.llama_sampler_init_typical(sampling.typical_p, 1),
+        native.llama_sampler_init_top_p(sampling.top_p, 1),
+        native.llama_sampler_init_min_p(sampling.min_p, 1),
+        native.llama_sampler_init_temp(sampling.temperature),
+        native.llama_sampler_init_dist(seed),
+    ]
+
+
+def penalised_tokens(sampling: Sampling, context_tokens: int) -> int:
+    """How many of the last tokens the penalties look at; 0 when there are none."""
+    idle = sampling.repeat_penalty == 1 and sampling.presence_penalty == sampling.frequency_penalty == 0
+    if idle:
+        return 0
+    return context_tokens if sampling.repeat_last_n < 0 else sampling.repeat_last_n
+
+
+def _penalties(model: Model, context: Context, sampling: Sampling) -> list[Any]:
+    last_n = penalised_tokens(sampling, context.context_tokens)
+    if last_n == 0:
+        return []
+    return [
+        native.llama_sampler_init_penalties(
+            model.vocabulary_size,
+            last_n,
+            sampling.repeat_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
+        )
+    ]
