@@ -1,0 +1,19 @@
+"""The settings: one frozen tree, read once at the start and passed down."""
+
+from server.config.durations import format_duration, parse_duration
+from server.config.errors import ConfigError
+from server.config.load import load_settings
+from server.config.settings import ModelSettings, RouterSettings, Settings, split_address
+from server.config.sources import FlagValue
+
+__all__ = [
+    "ConfigError",
+    "FlagValue",
+    "ModelSettings",
+    "RouterSettings",
+    "Settings",
+    "format_duration",
+    "load_settings",
+    "parse_duration",
+    "split_address",
+]

@@ -1,0 +1,102 @@
+"""From all sources to one checked settings tree."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from server.config.errors import ConfigError
+from server.config.options import OPTIONS
+from server.config.settings import ModelSettings, Settings
+from server.config.sources import Given, Layer, Origin, from_defaults, from_environment, from_file, from_flags
+
+
+def load_settings(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """The settings of defaults, file, environment and flags; the later ones win.
+
+    ``flags`` is nested like the tree; a value may be a ``FlagValue``, and None is not given.
+    Every path in the result is absolute. Raises ConfigError.
+    """
+    layers = (
+        from_defaults(),
+        from_file(file) if file else Layer(),
+        from_environment(environ),
+        from_flags(flags),
+    )
+    given = {key: entry for layer in layers for key, entry in layer.given.items()}
+    faults = [fault for layer in layers for fault in layer.faults]
+    try:
+        settings = Settings.model_validate(_nested(given))
+    except ValidationError as error:
+        faults += [_fault(detail, given) for detail in error.errors(include_url=False)]
+        raise ConfigError(*dict.fromkeys(faults)) from None
+    if faults:
+        raise ConfigError(*faults)
+    return _with_absolute_paths(settings, given, file, environ)
+
+
+def _nested(given: Mapping[str, Given]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, entry in given.items():
+        section, _, name = key.rpartition(".")
+        target = tree.setdefault(section, {}) if section else tree
+        target[name] = entry.value
+    return tree
+
+
+def _fault(detail: ErrorDetails, given: Mapping[str, Given]) -> str:
+    place = [str(part) for part in detail["loc"]]
+    reasons = detail.get("ctx", {})
+    if detail["type"] == "conflict":
+        key, other = (".".join([*place, reasons[name]]) for name in ("key", "other"))
+        return f"{given[key]}: {reasons['rule']} {given[other]}"
+    # A fault in an item of a list is a fault of the list.
+    key = next(".".join(place[:length]) for length in (1, 2) if ".".join(place[:length]) in OPTIONS)
+    if detail["type"] == "value_error":
+        return f"{given[key]}: {reasons['error']}"
+    return f"{given[key]}: must be {OPTIONS[key].allowed}"
+
+
+def _with_absolute_paths(
+    settings: Settings, given: Mapping[str, Given], file: Path | None, environ: Mapping[str, str]
+) -> Settings:
+    home = environ.get("HOME")
+    models_dir = _models_dir(settings.models_dir, given["models_dir"], file, home)
+    settings = settings.model_copy(update={"models_dir": models_dir})
+    folder = settings.resolved_models_dir
+    models = {
+        name: _with_absolute_path(model, given[f"{name}.path"], folder, home)
+        for name, model in (("generator", settings.generator), ("helper", settings.helper))
+    }
+    return settings.model_copy(update=models)
+
+
+def _models_dir(path: Path | None, entry: Given, file: Path | None, home: str | None) -> Path | None:
+    if path is None:
+        return None
+    path = _expanded(path, entry, home)
+    if entry.origin is Origin.FILE and file:
+        return file.absolute().parent / path
+    if entry.origin is Origin.ENVIRONMENT and not path.is_absolute():
+        # A service's current directory is an accident; a flag's is where the user stands.
+        raise ConfigError(f"{entry}: must be an absolute path, or begin with ~/")
+    return path.absolute()
+
+
+def _with_absolute_path(model: ModelSettings, entry: Given, folder: Path, home: str | None) -> ModelSettings:
+    path = _expanded(model.path, entry, home)
+    absolute = path.absolute() if entry.origin is Origin.FLAGS else folder / path
+    return model.model_copy(update={"path": absolute})
+
+
+def _expanded(path: Path, entry: Given, home: str | None) -> Path:
+    if path.parts[:1] == ("~",):
+        if not home:
+            raise ConfigError(f"{entry}: begins with ~, but the environment variable HOME is not set")
+        return Path(home, *path.parts[1:])
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{entry}: begins with the name of a user who has no home folder") from None

@@ -1,0 +1,289 @@
+"""The settings tree: what can be set, what it means, what is allowed and what it is by default."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from server.config.durations import format_duration, parse_duration
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_DEVICE = re.compile(r"cpu|cuda:(0|[1-9][0-9]?)")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_MODEL_NAME = re.compile(
+    r"([a-z]+://)?([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?([A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
+    rf"{_PART}(:{_PART})?"
+)
+_LARGEST_PORT = 65535
+_MOST_TOKENS = 1_048_576
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port``; the brackets of an IPv6 host are taken off."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not _PORT.fullmatch(port) or int(port) > _LARGEST_PORT:
+        raise ValueError(_no_address(address))
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+        if re.fullmatch(r"[0-9.]+", host):
+            return str(ipaddress.IPv4Address(host)), int(port)
+    except ValueError:
+        raise ValueError(_no_address(address)) from None
+    if not _HOST.fullmatch(host):
+        raise ValueError(_no_address(address))
+    return host.lower(), int(port)
+
+
+def _no_address(address: str) -> str:
+    return f'"{address}" must be host:port, such as 127.0.0.1:8512 or [::1]:8512'
+
+
+def _check_listen(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    if not addresses:
+        raise ValueError("must hold at least one host:port")
+    if len({split_address(address) for address in addresses}) < len(addresses):
+        raise ValueError("must not hold the same address twice")
+    return addresses
+
+
+def _check_model_name(name: str) -> str:
+    if not _MODEL_NAME.fullmatch(name):
+        raise ValueError("must be a model name, such as qwen3:1.7b or namespace/model:tag")
+    return name
+
+
+def _check_device(device: str) -> str:
+    if not _DEVICE.fullmatch(device):
+        raise ValueError('must be "cpu" or "cuda:N" with the number of a CUDA device, such as "cuda:0"')
+    return device
+
+
+def _check_keep_alive(value: Any) -> str:
+    try:
+        seconds = parse_duration(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            'must be a duration such as "5m" or "1h30m", a number of seconds, or negative to stay loaded'
+        ) from None
+    return value if isinstance(value, str) else format_duration(seconds)
+
+
+def _check_path(value: Any) -> Any:
+    # An empty text would become the path ".", and a zero byte fails only when the file is opened.
+    if isinstance(value, str | Path) and (str(value) in {"", "."} or "\0" in str(value)):
+        raise ValueError("must be the path of a GGUF file")
+    return value
+
+
+def _empty_is_unset(value: Any) -> Any:
+    if value == "":
+        return None
+    if isinstance(value, str | Path) and "\0" in str(value):
+        raise ValueError("must be the path of a folder")
+    return value
+
+
+class ModelSettings(BaseModel, frozen=True, extra="forbid"):
+    """One model: which file it is, where it runs and how many requests it takes."""
+
+    name: Annotated[str, AfterValidator(_check_model_name)] = Field(
+        description="Name that clients use for this model, as [host/][namespace/]model[:tag]. "
+        "Without a tag it is the tag latest."
+    )
+    path: Annotated[Path, BeforeValidator(_check_path)] = Field(
+        description="The GGUF file. A relative path is taken from models_dir, and ~ is the home folder."
+    )
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        description='Where the model runs: "cpu", or "cuda:N" for the CUDA device number N, such as "cuda:0".'
+    )
+    context: int = Field(
+        strict=True,
+        ge=256,
+        le=_MOST_TOKENS,
+        description="Context window in tokens: prompt and answer together must fit into it.",
+    )
+    gpu_layers: int = Field(
+        default=-1,
+        strict=True,
+        ge=-1,
+        le=10_000,
+        description="How many of the model's layers are kept on the CUDA device; -1 is all of them.",
+    )
+    kv_type: Literal["f16", "q8_0", "q4_0"] = Field(
+        default="f16",
+        description="Number format of the attention cache (KV). "
+        "q8_0 takes about half of the memory of f16, and q4_0 about a quarter, at some loss of quality.",
+    )
+    threads: int = Field(
+        default=0,
+        strict=True,
+        ge=0,
+        le=1024,
+        description="CPU threads that compute for this model; 0 is one for each usable core.",
+    )
+    keep_alive: Annotated[str, BeforeValidator(_check_keep_alive)] = Field(
+        default="-1",
+        description="How long the model stays loaded after its last request: a duration such as "
+        '"5m" or "1h30m", or a number of seconds. Negative keeps it loaded for ever, '
+        "and 0 unloads it at once.",
+    )
+    slots: int = Field(
+        default=8, strict=True, ge=1, le=64, description="How many answers are generated at the same time."
+    )
+    queue: int = Field(
+        default=64,
+        strict=True,
+        ge=0,
+        le=100_000,
+        description="How many requests may wait for a slot; one more is refused with status 503.",
+    )
+    batch: int = Field(
+        default=512,
+        strict=True,
+        ge=32,
+        le=4096,
+        description="How many prompt tokens are read in one step. "
+        "More reads long prompts faster and takes more device memory.",
+    )
+    memory_margin_mib: int = Field(
+        strict=True,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Device memory in MiB that must stay free once the model is loaded.",
+    )
+
+    @property
+    def keep_alive_s(self) -> float:
+        """``keep_alive`` in seconds; infinity for a model that stays loaded."""
+        return parse_duration(self.keep_alive)
+
+
+class RouterSettings(BaseModel, frozen=True, extra="forbid"):
+    """When the helper shortens a chat, and how much."""
+
+    strategy_a_max: int = Field(
+        default=2000,
+        strict=True,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Longest prompt in tokens that the generator answers alone (strategy A).",
+    )
+    strategy_b_max: int = Field(
+        default=6000,
+        strict=True,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Longest prompt in tokens that the helper shortens in one pass (strategy B); a longer "
+        "one is shortened piece by piece (strategy C). It must not be below strategy_a_max.",
+    )
+    max_ctx_size: int = Field(
+        default=32_768,
+        strict=True,
+        ge=256,
+        le=_MOST_TOKENS,
+        description="Largest context window in tokens that a request may ask for with num_ctx.",
+    )
+    helper_timeout_s: float = Field(
+        default=60.0,
+        strict=True,
+        gt=0,
+        le=86_400,
+        description="Longest time in seconds that the helper may take to shorten a chat; "
+        "after that the generator answers without it. Fractions are allowed.",
+    )
+    chunk_tokens: int = Field(
+        default=3000,
+        strict=True,
+        ge=64,
+        le=_MOST_TOKENS,
+        description="Largest piece in tokens that strategy C hands to the helper at once. "
+        "It must fit into the helper's context with its summary.",
+    )
+    summary_chars_max: int = Field(
+        default=500,
+        strict=True,
+        ge=100,
+        le=1_000_000,
+        description="Longest summary, in characters, that the helper may write of one piece.",
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.strategy_b_max < self.strategy_a_max:
+            raise _conflict("strategy_b_max", "must not be below", "strategy_a_max")
+        return self
+
+
+_GENERATOR = ModelSettings(
+    name="qwen2.5-coder:7b",
+    path=Path("qwen2.5-coder-7b-instruct-q4_k_m.gguf"),
+    device="cuda:0",
+    context=32_768,
+    memory_margin_mib=256,
+)
+_HELPER = ModelSettings(
+    name="qwen3:1.7b",
+    path=Path("qwen3-1.7b-q4_k_m.gguf"),
+    device="cuda:1",
+    context=4096,
+    kv_type="q8_0",
+    slots=4,
+    memory_margin_mib=64,
+)
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """All settings of the service, read once at its start."""
+
+    listen: Annotated[tuple[str, ...], AfterValidator(_check_listen)] = Field(
+        default=("127.0.0.1:8512",),
+        description="Addresses to listen on, each host:port, such as 127.0.0.1:8512 or [::1]:8512; "
+        "several may stand side by side, and in the environment variable commas may part them. "
+        "Port 0 takes a free one.",
+    )
+    models_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
+        default=None,
+        description="Folder of the GGUF files; empty is the folder models beside the package. "
+        "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important messages that are still logged."
+    )
+    generator: ModelSettings = Field(default=_GENERATOR, description="The big model: it writes the answers.")
+    helper: ModelSettings = Field(
+        default=_HELPER, description="The small model: it shortens what the generator must read."
+    )
+    router: RouterSettings = Field(
+        default=RouterSettings(), description="When the helper shortens a chat, and how much."
+    )
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """``listen`` as hosts, without brackets, and ports."""
+        return tuple(split_address(address) for address in self.listen)
+
+    @property
+    def resolved_models_dir(self) -> Path:
+        """The folder of the GGUF files, whether it was set or not."""
+        return self.models_dir or Path(__file__).resolve().parents[2] / "models"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if _full_name(self.generator.name) == _full_name(self.helper.name):
+            raise _conflict("helper.name", "must be another model than", "generator.name")
+        return self
+
+
+def _full_name(name: str) -> str:
+    folded = name.casefold()
+    return folded if ":" in folded.rpartition("/")[2] else f"{folded}:latest"
+
+
+def _conflict(key: str, rule: str, other: str) -> PydanticCustomError:
+    """A fault between two settings of a section, in parts: the loader adds where each value came from."""
+    return PydanticCustomError("conflict", "{key} {rule} {other}", {"key": key, "rule": rule, "other": other})
