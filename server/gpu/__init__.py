@@ -1,0 +1,1 @@
+"""The cards: what NVML reads, which is whose, and what fits."""

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.fake_nvml import FakeNvml, compile_fake_nvml
+
+
+@pytest.fixture(scope="session")
+def fake_nvml_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_fake_nvml(tmp_path_factory.mktemp("fake_nvml"))
+
+
+@pytest.fixture
+def fake_nvml(fake_nvml_folder: Path, tmp_path: Path) -> FakeNvml:
+    """Two healthy cards until the test orders otherwise."""
+    return FakeNvml(fake_nvml_folder, tmp_path / "fake_nvml.txt")

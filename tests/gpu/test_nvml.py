@@ -1,0 +1,217 @@
+"""The readings, through the real bindings, from a library that is a fake (see fake_nvml.c)."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.gpu.nvml import GpuReading, normalise_pci_bus_id, open_nvml
+from tests.gpu import fake_nvml as fake
+from tests.gpu.fake_nvml import FakeNvml
+
+MIB = 2**20
+
+LOOK = """
+import dataclasses, json
+from server.gpu.nvml import open_nvml
+nvml = open_nvml()
+print(json.dumps({
+    "available": nvml.available,
+    "driver_version": nvml.driver_version,
+    "devices": [dataclasses.asdict(reading) for reading in nvml.devices()],
+    "reason": nvml.reason,
+}))
+nvml.close()
+nvml.close()
+assert not nvml.available
+assert nvml.devices() == ()
+assert nvml.driver_version is None
+assert nvml.reason
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    available: bool
+    driver_version: str | None
+    devices: tuple[GpuReading, ...]
+    reason: str | None
+
+
+def look(fake_nvml: FakeNvml, *orders: str) -> Seen:
+    fake_nvml.order(*orders)
+    seen: dict[str, Any] = json.loads(fake_nvml.run(LOOK))
+    return Seen(**{**seen, "devices": tuple(GpuReading(**reading) for reading in seen["devices"])})
+
+
+BIG = GpuReading(
+    index=0,
+    uuid="GPU-20600000-0000-0000-0000-000000000001",
+    pci_bus_id="0000:01:00.0",
+    name="NVIDIA GeForce RTX 2060 SUPER",
+    memory_total_bytes=8192 * MIB,
+    memory_used_bytes=342 * MIB,
+    memory_free_bytes=7850 * MIB,
+    utilisation_percent=17,
+    temperature_c=41,
+)
+SMALL = GpuReading(
+    index=1,
+    uuid="GPU-10500000-0000-0000-0000-000000000002",
+    pci_bus_id="0000:0a:00.0",
+    name="NVIDIA GeForce GTX 1050",
+    memory_total_bytes=2048 * MIB,
+    memory_used_bytes=5 * MIB,
+    memory_free_bytes=2043 * MIB,
+    utilisation_percent=17,
+    temperature_c=41,
+)
+
+
+def test_both_cards_are_read(fake_nvml: FakeNvml) -> None:
+    assert look(fake_nvml) == Seen(
+        available=True, driver_version="580.95.05", devices=(BIG, SMALL), reason=None
+    )
+
+
+def test_memory_in_use_is_read(fake_nvml: FakeNvml) -> None:
+    _, small = look(fake_nvml, "used 1 1603").devices
+
+    assert small == replace(SMALL, memory_used_bytes=1603 * MIB, memory_free_bytes=445 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("function", "unknown"),
+    [
+        ("nvmlDeviceGetUUID", ["uuid"]),
+        ("nvmlDeviceGetName", ["name"]),
+        ("nvmlDeviceGetPciInfo", ["pci_bus_id"]),
+        ("nvmlDeviceGetMemoryInfo", ["memory_total_bytes", "memory_used_bytes", "memory_free_bytes"]),
+        ("nvmlDeviceGetUtilizationRates", ["utilisation_percent"]),
+        ("nvmlDeviceGetTemperature", ["temperature_c"]),
+    ],
+)
+def test_a_query_that_fails_leaves_only_its_own_answer_open(
+    fake_nvml: FakeNvml, function: str, unknown: list[str]
+) -> None:
+    seen = look(fake_nvml, f"fail {function} 1 {fake.NOT_SUPPORTED}")
+
+    nothing: dict[str, Any] = dict.fromkeys(unknown)
+    assert seen.devices == (BIG, replace(SMALL, **nothing))
+
+
+def test_a_lost_card_does_not_take_the_other_with_it(fake_nvml: FakeNvml) -> None:
+    seen = look(fake_nvml, f"fail * 0 {fake.GPU_IS_LOST}")
+
+    assert seen.devices == (GpuReading(index=0, fault="GPU is lost"), SMALL)
+
+
+def test_a_card_lost_halfway_still_says_who_it_is(fake_nvml: FakeNvml) -> None:
+    seen = look(fake_nvml, f"fail nvmlDeviceGetMemoryInfo 0 {fake.GPU_IS_LOST}")
+
+    lost = GpuReading(index=0, uuid=BIG.uuid, pci_bus_id=BIG.pci_bus_id, name=BIG.name, fault="GPU is lost")
+    assert seen.devices == (lost, SMALL)
+
+
+def test_an_error_that_the_bindings_do_not_know_is_a_fault_too(fake_nvml: FakeNvml) -> None:
+    order = f"fail nvmlDeviceGetHandleByIndex 1 {fake.UNKNOWN_TO_THE_BINDINGS}"
+
+    _, small = look(fake_nvml, order).devices
+
+    assert small == GpuReading(index=1, fault="an error that only the driver knows")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (
+            fake.DRIVER_NOT_LOADED,
+            "the NVIDIA driver is installed but not loaded (nvidia-smi shows the same)",
+        ),
+        (fake.VERSION_MISMATCH, "the NVIDIA driver was updated while its old version runs; reboot"),
+        (
+            fake.UNKNOWN_TO_THE_BINDINGS,
+            "the NVIDIA driver fails: an error that only the driver knows",
+        ),
+    ],
+)
+def test_a_driver_that_does_not_start_says_why(fake_nvml: FakeNvml, code: int, reason: str) -> None:
+    seen = look(fake_nvml, f"fail nvmlInitWithFlags * {code}")
+
+    assert seen == Seen(available=False, driver_version=None, devices=(), reason=reason)
+
+
+def test_a_driver_that_cannot_count_says_why(fake_nvml: FakeNvml) -> None:
+    seen = look(fake_nvml, f"fail nvmlDeviceGetCount * {fake.UNKNOWN_TO_THE_BINDINGS}")
+
+    assert seen.available
+    assert seen.devices == ()
+    assert seen.reason == "the NVIDIA driver fails: an error that only the driver knows"
+
+
+def test_a_driver_may_keep_its_version_and_its_end_to_itself(fake_nvml: FakeNvml) -> None:
+    seen = look(
+        fake_nvml,
+        f"fail nvmlSystemGetDriverVersion * {fake.NOT_SUPPORTED}",
+        f"fail nvmlShutdown * {fake.UNKNOWN_TO_THE_BINDINGS}",
+    )
+
+    assert seen.driver_version is None
+    assert seen.devices == (BIG, SMALL)
+
+
+def test_without_a_driver_there_is_a_reason(tmp_path: Path) -> None:
+    # a library that cannot be loaded hides the real one, should this machine have one
+    (tmp_path / fake.LIBRARY_NAME).write_text("no library")
+    seen = look(FakeNvml(tmp_path, tmp_path / "script"))
+
+    reason = "no NVIDIA driver: libnvidia-ml.so.1 not found"
+    assert seen == Seen(available=False, driver_version=None, devices=(), reason=reason)
+
+
+def test_threads_may_read_and_close_at_once(fake_nvml: FakeNvml) -> None:
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+from server.gpu.nvml import open_nvml
+nvml = open_nvml()
+with ThreadPoolExecutor(8) as pool:
+    readings = [pool.submit(nvml.devices) for _ in range(200)]
+    pool.submit(nvml.close)
+    readings += [pool.submit(nvml.devices) for _ in range(50)]
+print(sorted({len(reading.result()) for reading in readings}))
+"""
+    assert fake_nvml.run(program).strip() in ("[0, 2]", "[2]")
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("00000000:01:00.0", "0000:01:00.0"),
+        ("0000:0A:00.0", "0000:0a:00.0"),
+        ("00010000:65:00.0", "10000:65:00.0"),
+        (" 0000:01:00.0\n", "0000:01:00.0"),
+        ("Bus 1", "bus 1"),
+    ],
+)
+def test_a_pci_bus_id_has_one_spelling(written: str, normal: str) -> None:
+    assert normalise_pci_bus_id(written) == normal
+
+
+@pytest.mark.gpu
+def test_a_real_card_is_read() -> None:
+    nvml = open_nvml()
+    if not nvml.available:
+        pytest.skip(str(nvml.reason))
+
+    for reading in nvml.devices():
+        assert reading.fault is None
+        assert reading.name
+        assert reading.uuid
+        assert reading.pci_bus_id == normalise_pci_bus_id(reading.pci_bus_id or "")
+        assert reading.memory_total_bytes
+        assert reading.memory_free_bytes is not None
+        assert reading.memory_free_bytes <= reading.memory_total_bytes
+    assert nvml.driver_version
+    nvml.close()
