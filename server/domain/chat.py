@@ -60,6 +60,8 @@ class ChatRequest:
     tools: tuple[JsonObject, ...] = ()
     options: RunOptions = field(default_factory=RunOptions)
     stream: bool = True
+    route: str = "/api/chat"
+    """The path that the request came by, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +77,13 @@ class CompletionRequest:
     images: tuple[str, ...] = ()
     options: RunOptions = field(default_factory=RunOptions)
     stream: bool = True
+    route: str = "/api/generate"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDelta:
+    """A piece of an answer: words, thinking or whole tool calls."""
+
+    content: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()

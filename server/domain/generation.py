@@ -44,6 +44,8 @@ class Generation:
     stop: tuple[str, ...] = ()
     grammar: str | None = None
     """GBNF text with the rule ``root``, or None."""
+    grammar_after: str | None = None
+    """The grammar holds only behind the first occurrence of this text; None: from the start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,12 +119,16 @@ class Engine:
         """
         job = Job(next(self._numbers), generation, sink)
         with self._lock:
-            self._refuse_when_broken()
-            if self._outstanding >= self.spec.slots + self.spec.queue:
-                raise QueueFull
+            self.refuse_when_full()
             self._outstanding += 1
             self._mail.put(_Add(job))
         return job
+
+    def refuse_when_full(self) -> None:
+        """Raise what :meth:`submit` would raise now."""
+        self._refuse_when_broken()
+        if self._outstanding >= self.spec.slots + self.spec.queue:
+            raise QueueFull
 
     def cancel(self, job: Job) -> None:
         """End a job at once, in the middle of a prefill too. Harmless when it has ended."""

@@ -151,7 +151,7 @@ class Runner:
 
     def _new_sampler(self, lane: Lane) -> Sampler:
         generation = lane.job.generation
-        sampler = Sampler(self._model, self._context, generation.sampling, generation.grammar)
+        sampler = Sampler(self._model, self._context, generation)
         last_n = penalised_tokens(generation.sampling, self._context.context_tokens)
         if last_n:
             sampler.remember(generation.prompt[-last_n:])
@@ -182,6 +182,8 @@ class Runner:
 
     def _advance(self, lane: Lane, row: int) -> bool:
         """Pick the lane's next token; True when that was its end."""
+        if lane.limit_reached():
+            return self._finish(lane, FinishReason.LENGTH)
         token = lane.sampler.pick(self._context, row) if lane.sampler else None
         if token is None or self._model.ends_generation(token):
             return self._finish(lane, FinishReason.STOP)

@@ -7,17 +7,18 @@ from typing import Any
 import llama_cpp.llama_cpp as native
 
 from server.domain.errors import InvalidRequest
-from server.domain.generation import Sampling
+from server.domain.generation import Generation, Sampling
 from server.engine.library import CandidateTable, Context, Logits, Model
 
 
 class Sampler:
     """Picks the tokens of one generation. Belongs to the engine's thread; must be closed."""
 
-    def __init__(self, model: Model, context: Context, sampling: Sampling, grammar: str | None) -> None:
-        self._chain = model.chain(_steps(model, context, sampling))
-        self._grammar = None if grammar is None else compile_grammar(model, grammar)
-        self._candidates = CandidateTable(model.vocabulary_size) if grammar is not None else None
+    def __init__(self, model: Model, context: Context, generation: Generation) -> None:
+        gbnf = generation.grammar
+        self._grammar = None if gbnf is None else compile_grammar(model, gbnf, generation.grammar_after)
+        self._candidates = None if gbnf is None else CandidateTable(model.vocabulary_size)
+        self._chain = model.chain(_steps(model, context, generation.sampling))
 
     def remember(self, prompt: Sequence[int]) -> None:
         """Let the penalties know the end of the prompt."""
@@ -50,13 +51,13 @@ class Sampler:
         return token
 
 
-def compile_grammar(model: Model, gbnf: str) -> Any:
+def compile_grammar(model: Model, gbnf: str, after: str | None = None) -> Any:
     """A native grammar sampler, to be freed by the caller.
 
     Raises:
         InvalidRequest: llama.cpp does not take ``gbnf``.
     """
-    sampler = model.grammar(gbnf)
+    sampler = model.grammar(gbnf, after)
     if not sampler:
         raise InvalidRequest("invalid format: llama.cpp cannot build a grammar from this schema")
     return sampler

@@ -1,0 +1,1 @@
+"""One package for each dialect: parse to the domain, write from it."""

@@ -1,0 +1,170 @@
+"""What every dialect needs of HTTP: lenient JSON bodies, streams that notice a hang-up."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from server.domain.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    RequestCancelled,
+    ServiceError,
+)
+
+logger = logging.getLogger("llm-optimizer")
+
+T = TypeVar("T")
+
+HEARTBEAT_S = 10.0
+"""Clients and proxies give a silent connection up after 30 s and more."""
+
+STATUSES: Mapping[type[ServiceError], int] = {
+    InvalidRequest: 400,
+    ModelNotFound: 404,
+    QueueFull: 503,
+    RequestCancelled: 499,
+}
+
+
+def status_of(error: ServiceError) -> int:
+    """The HTTP status of an error; 500 for what is the server's own trouble."""
+    return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The first JSON value of the body, whatever the Content-Type says; it must be an object.
+
+    Raises:
+        InvalidRequest: with what is wrong.
+    """
+    body = await request.body()
+    if not body.strip():
+        raise InvalidRequest("missing request body")
+    try:
+        text = body.decode("utf-8-sig").lstrip()
+        value, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"the request body is not UTF-8: {error.reason} at byte {error.start}"
+        ) from error
+    except RecursionError as error:
+        raise InvalidRequest("the request body is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the request body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("the request body must be a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for ``work``, but stop it when the client hangs up.
+
+    Raises:
+        RequestCancelled: it hung up.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_until_gone(request.receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestCancelled
+        return await working
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ServiceError):
+            await working
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class LineStream(Response):
+    """A streamed response of lines. The status and headers go out at once.
+
+    While no line comes, ``heartbeat`` makes one every HEARTBEAT_S. ``last_words`` turns an error
+    into the line that ends the stream. ``close`` is called in the end, whatever happened.
+    """
+
+    def __init__(
+        self,
+        lines: AsyncIterator[bytes],
+        *,
+        heartbeat: Callable[[], bytes],
+        last_words: Callable[[ServiceError], bytes],
+        close: Callable[[], Awaitable[None]],
+        media_type: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(None, headers=dict(headers), media_type=media_type)
+        del self.headers["content-length"]
+        self._lines = lines
+        self._heartbeat = heartbeat
+        self._last_words = last_words
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything, or stop when the client hangs up."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._cancel_when_gone, receive, group.cancel_scope)
+                await self._send_all(send)
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._close()
+
+    async def _cancel_when_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
+        await _until_gone(receive)
+        scope.cancel()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for line in self._with_heartbeats():
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _with_heartbeats(self) -> AsyncIterator[bytes]:
+        following = asyncio.ensure_future(anext(self._lines, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_S)
+                if not done:
+                    yield self._heartbeat()
+                    continue
+                line = self._result(following)
+                if line is None:
+                    return
+                yield line
+                if following.exception() is not None:
+                    return
+                following = asyncio.ensure_future(anext(self._lines, None))
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await following
+
+    def _result(self, following: "asyncio.Future[bytes | None]") -> bytes | None:
+        try:
+            return following.result()
+        except ServiceError as error:
+            logger.warning("a stream ended with an error: %s", error)
+            return self._last_words(error)
+        except Exception:
+            logger.exception("a stream broke")
+            return self._last_words(ServiceError("internal error; the server's log has the details"))

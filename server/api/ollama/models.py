@@ -1,0 +1,132 @@
+"""What Ollama tells about models: ``/api/tags``, ``/api/show``, ``/api/ps``."""
+
+import datetime
+import json
+from typing import Any
+
+from server.catalogue import Installed
+from server.engine.gguf import LazyArray
+from server.service.fleet import Resident
+
+FOR_EVER = datetime.timedelta(days=292 * 365)
+"""A date centuries away that every client can still read."""
+
+LONG_ARRAY = 5
+PARAMETER_COLUMNS = 30
+
+
+def tag(model: Installed) -> dict[str, Any]:
+    """An item of ``/api/tags``."""
+    name = model.entry.name.display
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": model.modified_at.isoformat(),
+        "size": model.header.size_bytes,
+        "digest": model.digest,
+        "details": details(model),
+        "capabilities": list(model.capabilities),
+    }
+
+
+def details(model: Installed) -> dict[str, Any]:
+    """The block of that name, shared by all three."""
+    family = model.header.architecture or "unknown"
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": family,
+        "families": [family],
+        "parameter_size": _size_in_words(model.header.parameter_count),
+        "quantization_level": model.header.file_type_name,
+        "context_length": _window(model),
+        "embedding_length": model.header.embedding_length,
+    }
+
+
+def resident(model: Resident) -> dict[str, Any]:
+    """An item of ``/api/ps``; ``slots`` is ours."""
+    name = model.installed.entry.name.display
+    expires_at = model.expires_at or datetime.datetime.now(datetime.UTC) + FOR_EVER
+    return {
+        "name": name,
+        "model": name,
+        "size": model.placement.size_bytes,
+        "size_vram": model.placement.vram_bytes,
+        "digest": model.installed.digest,
+        "details": details(model.installed),
+        "expires_at": expires_at.astimezone().isoformat(),
+        "context_length": model.state.context_tokens,
+        "device": model.installed.entry.settings.device,
+        "slots": {
+            "total": model.state.slots,
+            "running": model.state.running,
+            "queued": model.state.queued,
+        },
+    }
+
+
+def show(model: Installed, *, verbose: bool) -> dict[str, Any]:
+    """The answer of ``/api/show``."""
+    parameters = {"num_ctx": _window(model)}
+    answer: dict[str, Any] = {
+        "modelfile": _modelfile(model, parameters),
+        "parameters": _parameter_lines(parameters),
+        "template": model.template,
+        "details": details(model),
+        "model_info": model_info(model, verbose=verbose),
+        "capabilities": list(model.capabilities),
+        "modified_at": model.modified_at.isoformat(),
+    }
+    if model.header.license:
+        answer["license"] = model.header.license
+    if verbose:
+        answer["tensors"] = [
+            {"name": tensor.name, "type": tensor.type_name, "shape": list(tensor.shape)}
+            for tensor in model.header.tensors
+        ]
+    return answer
+
+
+def model_info(model: Installed, *, verbose: bool) -> dict[str, Any]:
+    """The GGUF's metadata as it stands, long arrays left out unless ``verbose``."""
+    left_out = ("general.name", "tokenizer.chat_template")
+    info: dict[str, Any] = {
+        key: _plain(value, verbose=verbose)
+        for key, value in model.header.metadata.items()
+        if key not in left_out
+    }
+    return {**info, "general.parameter_count": model.header.parameter_count}
+
+
+def _plain(value: Any, *, verbose: bool) -> Any:
+    if isinstance(value, LazyArray):
+        return list(value.decode()) if verbose else None
+    if isinstance(value, tuple):
+        return list(value) if verbose or len(value) <= LONG_ARRAY else None
+    return value
+
+
+def _window(model: Installed) -> int:
+    """The window that a request gets without asking: what the settings say, within what was trained."""
+    configured = model.entry.settings.context
+    return min(configured, model.header.context_length or configured)
+
+
+def _size_in_words(count: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= size:
+            digits = f"{count / size:.1f}" if unit == "B" else f"{count / size:.0f}"
+            return f"{digits}{unit}"
+    return str(count)
+
+
+def _parameter_lines(parameters: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{name.ljust(PARAMETER_COLUMNS)} {json.dumps(value)}" for name, value in parameters.items()
+    )
+
+
+def _modelfile(model: Installed, parameters: dict[str, Any]) -> str:
+    lines = [f"PARAMETER {name} {json.dumps(value)}" for name, value in parameters.items()]
+    return "\n".join((f"FROM {model.entry.settings.path.name}", *lines, ""))

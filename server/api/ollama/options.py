@@ -1,0 +1,142 @@
+"""Ollama's ``options``, ``keep_alive`` and ``think``: from JSON to the domain."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from server.config import parse_duration
+from server.domain.chat import RunOptions
+from server.domain.errors import InvalidRequest
+from server.domain.generation import Sampling
+
+THINK_LEVELS = ("high", "medium", "low", "max")
+INT32_MAX = 2**31 - 1
+
+FLOATS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx")
+SERVER_SIDE = {
+    "num_batch": "integer",
+    "num_gpu": "integer",
+    "main_gpu": "integer",
+    "num_thread": "integer",
+    "num_keep": "integer",
+    "draft_num_predict": "integer",
+    "use_mmap": "boolean",
+}
+"""Options that the settings decide, or that have no meaning here: checked, reported, not acted on."""
+
+
+def read_options(given: Mapping[str, Any]) -> RunOptions:
+    """Turn Ollama's option names into a request's wishes; null counts as not given.
+
+    Raises:
+        InvalidRequest: an option has the wrong type or an impossible value.
+    """
+    options = {name: value for name, value in given.items() if value is not None}
+    sampling = Sampling(**{name: _float(name, options[name]) for name in FLOATS if name in options})
+    numbers = {name: _integer(name, options[name]) for name in INTEGERS if name in options}
+    for name, kind in SERVER_SIDE.items():
+        if name in options:
+            _check_kind(name, options[name], kind)
+    sampling = replace(
+        sampling,
+        top_k=min(max(numbers.get("top_k", sampling.top_k), 0), INT32_MAX),
+        repeat_last_n=min(max(numbers.get("repeat_last_n", sampling.repeat_last_n), -1), INT32_MAX),
+        seed=_seed(numbers.get("seed")),
+    )
+    known = {*FLOATS, *INTEGERS, "stop"}
+    return RunOptions(
+        sampling=sampling,
+        max_tokens=_limit(numbers.get("num_predict")),
+        stop=_stop(options["stop"]) if "stop" in options else None,
+        context_tokens=numbers.get("num_ctx"),
+        ignored=tuple(sorted(name for name in options if name not in known)),
+    )
+
+
+def read_keep_alive(value: Any) -> float | None:
+    """Seconds, infinity for ever, None for not given.
+
+    Raises:
+        InvalidRequest: in Go's own words.
+    """
+    if value is None:
+        return None
+    try:
+        return parse_duration(value)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def read_think(value: Any) -> bool | str | None:
+    """A switch, a level, or None for not given.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        raise InvalidRequest(
+            'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
+        )
+    if value not in THINK_LEVELS:
+        raise InvalidRequest(
+            f'invalid think value: "{value}" (must be "high", "medium", "low", "max", true, or false)'
+        )
+    return value
+
+
+def check_top_logprobs(value: int) -> None:
+    """Raise InvalidRequest where Ollama does."""
+    if not 0 <= value <= 20:  # noqa: PLR2004 - Ollama's limit, named in its text
+        raise InvalidRequest("top_logprobs must be between 0 and 20")
+
+
+def _float(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidRequest(f'option "{name}" must be of type float32')
+    return float(value)
+
+
+def _integer(name: str, value: Any) -> int:
+    _check_kind(name, value, "integer")
+    return int(value)
+
+
+def _check_kind(name: str, value: Any, kind: str) -> None:
+    fits = isinstance(value, bool) if kind == "boolean" else _is_number(value)
+    if not fits:
+        raise InvalidRequest(f'option "{name}" must be of type {kind}')
+
+
+def _is_number(value: Any) -> bool:
+    """Whole numbers may be written as floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _seed(value: int | None) -> int | None:
+    return None if value is None or value == -1 else value
+
+
+def _limit(value: int | None) -> int | None:
+    return None if value is None or value < 0 else value
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list):
+        raise InvalidRequest('option "stop" must be of type array')
+    if not all(isinstance(stop, str) for stop in value):
+        raise InvalidRequest('option "stop" must be of type an array of strings')
+    return tuple(value)

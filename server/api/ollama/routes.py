@@ -1,0 +1,200 @@
+"""Ollama's routes: small functions from a request to the service and back."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from server.api.http import LineStream, read_json, unless_gone
+from server.api.ollama import models
+from server.api.ollama.options import read_keep_alive
+from server.api.ollama.wire import (
+    ChatBody,
+    GenerateBody,
+    NamedBody,
+    Run,
+    chat_chunk,
+    closing,
+    generate_chunk,
+    now,
+    parse,
+    planned_headers,
+    routing_headers,
+)
+from server.catalogue import ModelName
+from server.domain.chat import AnswerDelta, ToolCall
+from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
+from server.service.reply import Reply
+from server.service.report import Outcome
+from server.service.service import Service
+
+VERSION = "0.32.15"
+"""The Ollama version whose interface this is: clients ask for a minimum."""
+
+NDJSON = "application/x-ndjson"
+
+Chunk = Callable[[AnswerDelta], dict[str, Any]]
+
+
+def ollama_router(service: Service) -> APIRouter:
+    """All routes of the native dialect."""
+    router = APIRouter()
+    router.add_api_route("/", _running, methods=["GET", "HEAD"])
+    router.add_api_route("/api/version", _version, methods=["GET", "HEAD"])
+    routes = _Routes(service)
+    router.add_api_route("/api/tags", routes.tags, methods=["GET", "HEAD"])
+    router.add_api_route("/api/ps", routes.ps, methods=["GET"])
+    router.add_api_route("/api/show", routes.show, methods=["POST"])
+    router.add_api_route("/api/chat", routes.chat, methods=["POST"])
+    router.add_api_route("/api/generate", routes.generate, methods=["POST"])
+    return router
+
+
+def _running() -> Response:
+    return PlainTextResponse("Ollama is running")
+
+
+def _version() -> Response:
+    return JSONResponse({"version": VERSION})
+
+
+class _Routes:
+    """The routes that need the service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def tags(self) -> Response:
+        """Plain functions run in a thread: the first look at a file reads its header."""
+        return JSONResponse({"models": [models.tag(model) for model in self._service.catalogue.installed()]})
+
+    async def ps(self) -> Response:
+        return JSONResponse(
+            {"models": [models.resident(resident) for resident in self._service.fleet.residents()]}
+        )
+
+    async def show(self, request: Request) -> Response:
+        body = parse(NamedBody, await read_json(request))
+        name = body.model or body.name
+        if not name:
+            raise InvalidRequest("model is required")
+        try:
+            entry = self._service.catalogue.find(name)
+        except ModelNotFound:
+            raise ModelNotFound(ModelName.parse(name).display) from None
+        installed = self._service.catalogue.inspect(entry)
+        return JSONResponse(models.show(installed, verbose=body.verbose))
+
+    async def chat(self, request: Request) -> Response:
+        body = parse(ChatBody, await read_json(request))
+        if not body.model:
+            raise InvalidRequest("model is required")
+        if not body.messages:
+            return await self._load_or_unload(request, body, {"message": _EMPTY_MESSAGE})
+        wanted = body.to_domain()
+        reply = await unless_gone(request, self._service.chat(wanted))
+        numbered = _CallNumbers(body.model)
+        if wanted.stream:
+            return _stream(reply, numbered.chunk)
+        return await unless_gone(request, _whole(reply, numbered.chunk))
+
+    async def generate(self, request: Request) -> Response:
+        body = parse(GenerateBody, await read_json(request))
+        if not body.model:
+            raise ModelNotFound("")
+        if not body.prompt and not body.suffix:
+            return await self._load_or_unload(request, body, {"response": ""})
+        wanted = body.to_domain()
+        reply = await unless_gone(request, self._service.complete(wanted))
+
+        def chunk(delta: AnswerDelta) -> dict[str, Any]:
+            return generate_chunk(body.model, delta)
+
+        with_context = not wanted.raw
+        if wanted.stream:
+            return _stream(reply, chunk, with_context=with_context)
+        return await unless_gone(request, _whole(reply, chunk, with_context=with_context))
+
+    async def _load_or_unload(self, request: Request, body: Run, empty: dict[str, Any]) -> Response:
+        """A request without a prompt loads the model, or with ``keep_alive`` 0 unloads it."""
+        keep_alive_s = read_keep_alive(body.keep_alive)
+        body.run_options()
+        if keep_alive_s == 0:
+            self._service.unload(body.model)
+            reason = "unload"
+        else:
+            await unless_gone(request, self._service.load(body.model, keep_alive_s))
+            reason = "load"
+        return JSONResponse(
+            {"model": body.model, "created_at": now(), **empty, "done": True, "done_reason": reason}
+        )
+
+
+class _CallNumbers:
+    """Makes a chat's chunks; parallel tool calls get rising numbers over all of them."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._calls = 0
+
+    def chunk(self, delta: AnswerDelta) -> dict[str, Any]:
+        chunk = chat_chunk(self._model, delta, self._calls)
+        self._calls += len(delta.tool_calls)
+        return chunk
+
+
+_EMPTY_MESSAGE = {"role": "assistant", "content": ""}
+
+
+def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
+    opening = reply.opening
+    strategy = opening.strategy.value if opening.strategy else None
+    return LineStream(
+        _lines(reply, chunk, with_context=with_context),
+        heartbeat=lambda: _line(chunk(AnswerDelta())),
+        last_words=_error_line,
+        close=reply.aclose,
+        media_type=NDJSON,
+        headers=planned_headers(strategy, opening.tokens_received),
+    )
+
+
+async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncIterator[bytes]:
+    async for part in reply:
+        if isinstance(part, Outcome):
+            yield _line(_last(part, chunk(AnswerDelta()), with_context=with_context))
+        else:
+            yield _line(chunk(part))
+
+
+async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
+    """Everything as one object."""
+    words, thoughts = [], []
+    calls: list[ToolCall] = []
+    try:
+        async for part in reply:
+            if isinstance(part, Outcome):
+                everything = AnswerDelta("".join(words), "".join(thoughts), tuple(calls))
+                answer = _last(part, chunk(everything), with_context=with_context)
+                return JSONResponse(answer, headers=routing_headers(part.routing))
+            words.append(part.content)
+            thoughts.append(part.thinking)
+            calls += part.tool_calls
+    finally:
+        await reply.aclose()
+    raise ServiceError("the answer ended without an end")
+
+
+def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:
+    context = {"context": [*outcome.prompt, *outcome.answer]} if with_context else {}
+    return {**chunk, **closing(outcome), **context}
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+
+
+def _error_line(error: ServiceError) -> bytes:
+    return _line({"error": str(error)})

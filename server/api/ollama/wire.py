@@ -1,0 +1,272 @@
+"""Bodies of ``/api/chat`` and ``/api/generate``: JSON to the domain, and the domain to JSON."""
+
+import base64
+import binascii
+import datetime
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from server.api.ollama.options import check_top_logprobs, read_keep_alive, read_options, read_think
+from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
+from server.domain.errors import InvalidRequest
+from server.service.report import Outcome, Routing
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Lenient(BaseModel):
+    """Unknown keys are ignored and null counts as absent; a wrong type is an error."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
+
+def _image(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            base64.b64decode(value, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"illegal base64 data: {error}") from error
+    return value
+
+
+Image = Annotated[str, BeforeValidator(_image)]
+
+
+class _Function(Lenient):
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class _ToolCall(Lenient):
+    id: str | None = None
+    function: _Function
+
+
+class _Message(Lenient):
+    role: str = ""
+    content: str = ""
+    thinking: str = ""
+    images: list[Image] = Field(default_factory=list)
+    tool_calls: list[_ToolCall] = Field(default_factory=list)
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+    def to_domain(self) -> Message:
+        return Message(
+            role=self.role.lower(),
+            content=self.content,
+            thinking=self.thinking,
+            images=tuple(self.images),
+            tool_calls=tuple(
+                ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls
+            ),
+            tool_name=self.tool_name,
+            tool_call_id=self.tool_call_id,
+        )
+
+
+class Run(Lenient):
+    """What chat and generate have in common.
+
+    ``max_output_tokens``, ``temperature`` and ``top_p`` beside the options are what Cline sends.
+    """
+
+    model: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    stream: bool = True
+    format: str | dict[str, Any] | None = None
+    keep_alive: Any = None
+    think: Any = None
+    truncate: bool = False
+    shift: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+    def run_options(self) -> RunOptions:
+        """Everything about how the request is to be run. Raises InvalidRequest."""
+        check_top_logprobs(self.top_logprobs)
+        beside = {
+            "num_predict": self.max_output_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+        options = read_options({**beside, **self.options})
+        switches = ("truncate", "shift", "logprobs", "top_logprobs")
+        return replace(
+            options,
+            keep_alive_s=read_keep_alive(self.keep_alive),
+            think=read_think(self.think),
+            format=self.format or None,
+            ignored=(*options.ignored, *(name for name in switches if getattr(self, name))),
+        )
+
+
+class ChatBody(Run):
+    """``POST /api/chat``."""
+
+    messages: list[_Message] = Field(default_factory=list)
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+
+    def to_domain(self) -> ChatRequest:
+        """Raises InvalidRequest."""
+        return ChatRequest(
+            model=self.model,
+            messages=tuple(message.to_domain() for message in self.messages),
+            tools=tuple(self.tools),
+            options=self.run_options(),
+            stream=self.stream,
+        )
+
+
+class GenerateBody(Run):
+    """``POST /api/generate``."""
+
+    prompt: str = ""
+    suffix: str = ""
+    system: str | None = None
+    template: str = ""
+    raw: bool = False
+    context: list[int] = Field(default_factory=list)
+    images: list[Image] = Field(default_factory=list)
+
+    def to_domain(self) -> CompletionRequest:
+        """Raises InvalidRequest."""
+        if self.raw and (self.template or self.system or self.context):
+            raise InvalidRequest("raw mode does not support template, system, or context")
+        if self.template:
+            raise InvalidRequest(
+                "template: Go templates are not supported; the model's own Jinja template is used. "
+                "Leave the field out, or send a finished prompt with raw: true"
+            )
+        return CompletionRequest(
+            model=self.model,
+            prompt=self.prompt,
+            system=self.system,
+            suffix=self.suffix,
+            raw=self.raw,
+            context=tuple(self.context),
+            images=tuple(self.images),
+            options=self.run_options(),
+            stream=self.stream,
+        )
+
+
+class NamedBody(Lenient):
+    """A request about one model; ``name`` is the older key."""
+
+    model: str = ""
+    name: str = ""
+    verbose: bool = False
+
+
+def parse(kind: type[Body], value: dict[str, Any]) -> Body:
+    """``value`` as a body of the given kind.
+
+    Raises:
+        InvalidRequest: naming the field, what it holds and what it should hold.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in fault["loc"]) or "body"
+        held = repr(fault["input"])
+        shown = held if len(held) <= 80 else f"{held[:80]}…"  # noqa: PLR2004
+        raise InvalidRequest(f"{field}: {fault['msg']}, but it is {shown}") from error
+
+
+def now() -> str:
+    """This moment as RFC 3339, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+
+
+def chat_chunk(model: str, delta: AnswerDelta, first_call: int = 0) -> dict[str, Any]:
+    """A piece of a chat's answer; ``first_call`` is the number of tool calls before it."""
+    message: dict[str, Any] = {"role": "assistant", "content": delta.content}
+    if delta.thinking:
+        message["thinking"] = delta.thinking
+    if delta.tool_calls:
+        message["tool_calls"] = [
+            _call_out(call, index) for index, call in enumerate(delta.tool_calls, first_call)
+        ]
+    return {"model": model, "created_at": now(), "message": message, "done": False}
+
+
+def generate_chunk(model: str, delta: AnswerDelta) -> dict[str, Any]:
+    """A piece of the answer to a single prompt."""
+    thinking = {"thinking": delta.thinking} if delta.thinking else {}
+    return {"model": model, "created_at": now(), "response": delta.content, **thinking, "done": False}
+
+
+def closing(outcome: Outcome) -> dict[str, Any]:
+    """What the last object has beyond a chunk: Ollama's figures, and under ``llm_optimizer`` ours."""
+    usage = outcome.usage
+    figures = {
+        "total_duration": outcome.total_ns,
+        "load_duration": outcome.load_ns,
+        "prompt_eval_count": outcome.routing.tokens_received,
+        "prompt_eval_duration": usage.prefill_ns,
+        "eval_count": usage.generated_tokens,
+        "eval_duration": usage.decode_ns,
+    }
+    return {
+        "done": True,
+        "done_reason": outcome.reason.value,
+        **{name: figure for name, figure in figures.items() if figure},
+        "llm_optimizer": _what_was_done(outcome),
+    }
+
+
+def routing_headers(routing: Routing) -> dict[str, str]:
+    """What was done, for a response whose headers go out at its end."""
+    return {
+        **planned_headers(routing.strategy.value if routing.strategy else None, routing.tokens_received),
+        "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
+        "X-LLM-Optimizer-Summaries": str(routing.summaries),
+        "X-LLM-Optimizer-Helper-Ms": str(routing.helper_ns // 1_000_000),
+    }
+
+
+def planned_headers(strategy: str | None, tokens_received: int) -> dict[str, str]:
+    """What will be done, for a response that begins before it is."""
+    return {
+        "X-LLM-Optimizer-Strategy": strategy or "direct",
+        "X-LLM-Optimizer-Tokens-Received": str(tokens_received),
+    }
+
+
+def _what_was_done(outcome: Outcome) -> dict[str, Any]:
+    routing = outcome.routing
+    done: dict[str, Any] = {
+        "strategy": routing.strategy.value if routing.strategy else "direct",
+        "planned": routing.planned.value if routing.planned else "direct",
+        "reason": routing.reason,
+        "tokens_received": routing.tokens_received,
+        "tokens_sent": routing.tokens_sent,
+        "tokens_cached": outcome.usage.cached_tokens,
+        "summaries": routing.summaries,
+        "helper_duration": routing.helper_ns,
+        "context_tokens": outcome.context_tokens,
+    }
+    if routing.fallback:
+        done["fallback"] = routing.fallback
+    if outcome.ignored:
+        done["ignored"] = list(outcome.ignored)
+    return done
+
+
+def _call_out(call: ToolCall, index: int) -> dict[str, Any]:
+    function = {"index": index, "name": call.name, "arguments": dict(call.arguments)}
+    return {**({"id": call.id} if call.id else {}), "function": function}

@@ -1,0 +1,69 @@
+"""Wires the objects together."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server import __version__
+from server.api.health import health_router
+from server.api.http import status_of
+from server.api.ollama.routes import ollama_router
+from server.catalogue import Catalogue
+from server.config import Settings
+from server.domain.errors import ServiceError
+from server.engine.library import Library
+from server.gpu.nvml import open_nvml
+from server.service.fleet import Fleet
+from server.service.service import Service
+
+logger = logging.getLogger("llm-optimizer")
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def build_service(settings: Settings) -> Service:
+    """Everything below HTTP, nothing loaded yet."""
+    catalogue = Catalogue(settings)
+    fleet = Fleet(catalogue, Library(), open_nvml(), settings.router.max_ctx_size)
+    return Service(fleet, catalogue, settings.router)
+
+
+def build_app(service: Service, lifespan: Lifespan) -> FastAPI:
+    """The HTTP application over a service; ``lifespan`` starts and stops what it needs."""
+    app = FastAPI(
+        title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.include_router(ollama_router(service))
+    app.include_router(health_router(service.fleet))
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+def _on_service_error(request: Request, error: Exception) -> Response:
+    status = status_of(error) if isinstance(error, ServiceError) else 500
+    logger.log(
+        logging.ERROR if status == 500 else logging.INFO,  # noqa: PLR2004
+        "%s: %d %s",
+        request.url.path,
+        status,
+        error,
+    )
+    return JSONResponse({"error": str(error)}, status_code=status)
+
+
+def _on_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    words = {404: f"{request.url.path} not found", 405: f"{request.method} is not allowed here"}
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse({"error": words.get(status, str(error))}, status_code=status, headers=headers)
+
+
+def _on_bug(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "internal error; the server's log has the details"}, status_code=500)

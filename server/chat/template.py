@@ -1,0 +1,101 @@
+"""The model's own chat template, rendered in a sandbox."""
+
+import datetime
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from server.domain.chat import JsonObject, Message, ToolCall
+from server.domain.errors import InvalidRequest
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What llama.cpp uses, too, for a model that brings no template."""
+
+
+class ChatTemplate:
+    """A compiled template. ``source`` is Jinja text as ``tokenizer.chat_template`` holds it.
+
+    Raises:
+        InvalidRequest: ``source`` is not a template.
+    """
+
+    def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
+        self.source = source
+        self.supports_tools = "tools" in source
+        self.supports_thinking = "<think>" in source or "enable_thinking" in source
+        self._special = {"bos_token": bos, "eos_token": eos}
+        try:
+            self._template = _environment().from_string(source)
+        except TemplateError as error:
+            raise InvalidRequest(f"the model's chat template is broken: {error}") from error
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[JsonObject] = (), think: bool | str | None = None
+    ) -> str:
+        """The prompt for ``messages``, ending where the assistant is to speak.
+
+        ``think`` True, False or a level sets the template's own switch; None leaves it alone.
+
+        Raises:
+            InvalidRequest: the template refuses these messages.
+        """
+        switches: dict[str, Any] = {} if think is None else {"enable_thinking": think is not False}
+        if isinstance(think, str):
+            switches["reasoning_effort"] = think
+        try:
+            return self._template.render(
+                messages=[_as_template_sees(message) for message in messages],
+                tools=list(tools) or None,
+                add_generation_prompt=True,
+                **self._special,
+                **switches,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    # trim_blocks and lstrip_blocks are what transformers renders with; templates count on them.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    """Plain JSON: Jinja's own filter would escape ``<`` and ``&`` for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, default=str)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().astimezone().strftime(form)
+
+
+def _as_template_sees(message: Message) -> dict[str, Any]:
+    """The keys that templates ask for; those without a value stay undefined."""
+    optional = {
+        "reasoning_content": message.thinking,
+        "tool_calls": [_tool_call(call) for call in message.tool_calls],
+        "name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }
+    given = {key: value for key, value in optional.items() if value}
+    return {"role": message.role, "content": message.content, **given}
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": dict(call.arguments)}
+    return {"type": "function", "function": function, **({"id": call.id} if call.id else {})}

@@ -1,0 +1,97 @@
+"""The command ``llm-optimizer``."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from server import __version__
+from server.config import ConfigError, FlagValue, Settings, load_settings
+
+CANNOT_SERVE, BAD_CONFIGURATION = 1, 2
+
+app = typer.Typer(
+    name="llm-optimizer",
+    help="One Ollama-compatible service over two unequal GPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file with the settings; see docs/config.sample.toml.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="H", help="Address to listen on, in place of the configured ones.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on; 0 takes a free one.")] = None,
+    generator: Annotated[
+        Path | None, typer.Option(metavar="GGUF", help="File for the generator; its name stays as configured.")
+    ] = None,
+    helper: Annotated[
+        Path | None, typer.Option(metavar="GGUF", help="File for the helper; its name stays as configured.")
+    ] = None,
+) -> None:
+    """Load both models and serve them until Ctrl-C or SIGTERM.
+
+    Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong configuration.
+    """
+    settings = _settings(config, _model_flags(generator, helper))
+    settings = _settings(config, {**_model_flags(generator, helper), **_listen_flag(settings, host, port)})
+    # Imported late: it loads llama.cpp, which "version" and "--help" can do without.
+    from server.serve import CannotServe, set_up_logging
+    from server.serve import serve as run
+
+    set_up_logging(settings.log_level)
+    try:
+        run(settings, typer.echo)
+    except CannotServe as error:
+        _end(str(error), CANNOT_SERVE)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"llm-optimizer {__version__}")
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    app()
+
+
+def _settings(config: Path | None, flags: dict[str, Any]) -> Settings:
+    try:
+        return load_settings(config, os.environ, flags)
+    except ConfigError as error:
+        _end(str(error), BAD_CONFIGURATION)
+
+
+def _model_flags(generator: Path | None, helper: Path | None) -> dict[str, Any]:
+    given = {"generator": generator, "helper": helper}
+    return {
+        role: {"path": FlagValue(str(path.absolute()), f"--{role}")}
+        for role, path in given.items()
+        if path is not None
+    }
+
+
+def _listen_flag(settings: Settings, host: str | None, port: int | None) -> dict[str, Any]:
+    """One address from the flags; what a flag leaves open comes from the first configured address."""
+    if host is None and port is None:
+        return {}
+    configured_host, configured_port = settings.addresses[0]
+    chosen = configured_host if host is None else host
+    bracketed = f"[{chosen}]" if ":" in chosen and not chosen.startswith("[") else chosen
+    address = f"{bracketed}:{configured_port if port is None else port}"
+    flag = " ".join(name for name, value in (("--host", host), ("--port", port)) if value is not None)
+    return {"listen": FlagValue([address], flag)}
+
+
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(f"llm-optimizer: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""The life of a request, from the checks to the last figure."""

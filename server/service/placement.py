@@ -1,0 +1,146 @@
+"""Where a model goes, and whether it fits there: settings, ggml's devices and NVML's readings together."""
+
+from dataclasses import dataclass
+
+from server.catalogue import Installed
+from server.domain.errors import ModelLoadFailed
+from server.engine.library import Library
+from server.gpu.host import available_ram_bytes
+from server.gpu.nvml import GpuReading, Nvml
+from server.gpu.placement import CudaDevice, match_devices
+from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """``device`` in ggml's words (``CPU``, ``CUDA0``), the window, and the plan for that device's memory.
+
+    ``host_bytes`` is what stays in the computer's own memory.
+    """
+
+    device: str
+    context_tokens: int
+    plan: MemoryPlan
+    host_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """What the model takes, wherever."""
+        return self.host_bytes + self.vram_bytes
+
+    @property
+    def vram_bytes(self) -> int:
+        """What it takes of a GPU; 0 on the CPU."""
+        return 0 if self.device == "CPU" else self.plan.total_bytes - self.plan.margin_bytes
+
+
+class Placements:
+    """Checks a model against the device that its settings name, before anything is allocated."""
+
+    def __init__(self, library: Library, nvml: Nvml) -> None:
+        self._library = library
+        self._nvml = nvml
+
+    def gpus(self) -> tuple[GpuReading, ...]:
+        """What NVML says of the cards now."""
+        return self._nvml.devices()
+
+    @property
+    def gpu_fault(self) -> str | None:
+        """Why there are no readings, or None."""
+        return self._nvml.reason
+
+    def place(self, installed: Installed) -> Placement:
+        """Where the model goes.
+
+        Raises:
+            ModelLoadFailed: the device is not there, or has no room; the text has the numbers.
+        """
+        trained = installed.header.context_length
+        wanted = installed.entry.settings.context
+        placement = self._plan(installed, min(wanted, trained or wanted))
+        self._refuse(installed, placement.plan)
+        return placement
+
+    def regrow(self, installed: Installed, before: Placement, context_tokens: int) -> Placement:
+        """The same place with a larger window.
+
+        Raises:
+            ModelLoadFailed: what it takes more is not free.
+        """
+        after = self._plan(installed, context_tokens)
+        more = MemoryPlan(
+            weights_bytes=0,
+            kv_bytes=after.plan.kv_bytes - before.plan.kv_bytes,
+            compute_bytes=after.plan.compute_bytes - before.plan.compute_bytes,
+            margin_bytes=after.plan.margin_bytes,
+        )
+        self._refuse(installed, more)
+        return after
+
+    def _plan(self, installed: Installed, context_tokens: int) -> Placement:
+        settings = installed.entry.settings
+        device = self._ggml_device(installed)
+        shape = {
+            "context_tokens": context_tokens,
+            "batch_tokens": settings.batch,
+            "margin_bytes": settings.memory_margin_mib * MIB,
+            # The engine keeps as many finished conversations as it runs, each with a row of logits.
+            "output_tokens": 2 * settings.slots,
+        }
+        host = plan_host_memory(installed.header, kv_type=settings.kv_type, **shape)
+        if device == "CPU":
+            return Placement(device, context_tokens, host, host.total_bytes - host.margin_bytes)
+        plan = plan_memory(
+            installed.header, kv_type=settings.kv_type, gpu_layers=settings.gpu_layers, **shape
+        )
+        return Placement(device, context_tokens, plan, max(host.weights_bytes - plan.weights_bytes, 0))
+
+    def _refuse(self, installed: Installed, plan: MemoryPlan) -> None:
+        settings, role = installed.entry.settings, installed.entry.role.value
+        reason = refusal(plan, self._free_bytes(settings.device), settings.device, role)
+        if reason is not None:
+            raise ModelLoadFailed(f"model '{installed.entry.name.display}' {reason}")
+
+    def _ggml_device(self, installed: Installed) -> str:
+        settings, role = installed.entry.settings, installed.entry.role.value
+        if settings.device == "cpu":
+            return "CPU"
+        wanted = settings.device.upper().replace(":", "")
+        names = [device.name for device in self._library.devices()]
+        if wanted in names:
+            return wanted
+        seen = ", ".join(names)
+        raise ModelLoadFailed(
+            f'{role}.device = "{settings.device}", but this llama-cpp-python sees only: {seen}. '
+            f'Install a CUDA build of it, or set {role}.device = "cpu"'
+        )
+
+    def _free_bytes(self, device: str) -> int | None:
+        """Free memory of a device: NVML's word, ggml's where NVML is silent; None if nobody knows."""
+        if device == "cpu":
+            return available_ram_bytes()
+        index = int(device.removeprefix("cuda:"))
+        # Asked first: it makes CUDA take its own part of the card, which NVML then counts as used.
+        cuda = self._cuda_devices()
+        reading = match_devices([known for known, _ in cuda], self._nvml.devices()).get(index)
+        if reading is not None and reading.memory_free_bytes is not None:
+            return reading.memory_free_bytes
+        return next((free for known, free in cuda if known.index == index), None)
+
+    def _cuda_devices(self) -> list[tuple[CudaDevice, int]]:
+        return [
+            (
+                CudaDevice(
+                    int(device.name.removeprefix("CUDA")),
+                    device.description,
+                    device.pci_bus_id,
+                    device.memory_total_bytes,
+                ),
+                device.memory_free_bytes,
+            )
+            for device in self._library.devices()
+            if device.name.startswith("CUDA")
+        ]

@@ -1,0 +1,137 @@
+"""From a request to the tokens that an engine reads, with every check on the way."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from server.chat.parse import THINK_CLOSE, THINK_OPEN, Expected
+from server.domain.chat import CompletionRequest, JsonObject, Message, RunOptions
+from server.domain.errors import InvalidRequest, PromptTooLong
+from server.domain.generation import Generation
+from server.engine.grammar import grammar_of
+from server.engine.sampling import check_grammar
+from server.service.fleet import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Tokens for an engine, and what the answer to them may hold."""
+
+    tokens: tuple[int, ...]
+    expected: Expected = field(default_factory=Expected)
+
+
+def check_abilities(
+    loaded: Loaded, name: str, *, tools: bool = False, images: bool = False, think: bool | str | None = None
+) -> None:
+    """Refuse what the model cannot do, in the words that clients look for.
+
+    Raises:
+        InvalidRequest: it lacks a capability that the request needs.
+    """
+    can = loaded.installed.capabilities
+    if "completion" not in can:
+        raise InvalidRequest(f'"{name}" does not support chat')
+    if tools and "tools" not in can:
+        raise InvalidRequest(f"{loaded.installed.entry.name.full} does not support tools")
+    if think and "thinking" not in can:
+        raise InvalidRequest(f'"{name}" does not support thinking')
+    if images:
+        raise InvalidRequest(f'"{name}" does not support image input: it is a text-only model')
+
+
+async def chat_prompt(
+    loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
+) -> Prompt:
+    """Render ``messages`` with the model's template. Runs in a thread: long histories take a while."""
+    return await asyncio.to_thread(_chat_prompt, loaded, messages, tools, think)
+
+
+async def completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
+    """The prompt of a request without a conversation: raw, filling a gap, or as one user message."""
+    return await asyncio.to_thread(_completion_prompt, loaded, request)
+
+
+async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> Generation:
+    """The job for the engine.
+
+    Raises:
+        PromptTooLong: the prompt leaves no room for an answer in the context window.
+        InvalidRequest: ``options.format`` is no schema.
+    """
+    check_fits(prompt, loaded)
+    grammar = await asyncio.to_thread(_grammar, loaded, options)
+    return Generation(
+        prompt=prompt.tokens,
+        sampling=options.sampling,
+        max_tokens=options.max_tokens,
+        stop=options.stop or (),
+        grammar=grammar,
+        grammar_after=THINK_CLOSE if prompt.expected.thinking else None,
+    )
+
+
+def fits(prompt: Prompt, loaded: Loaded) -> bool:
+    """Whether the context window holds the prompt and at least one more token."""
+    return len(prompt.tokens) < loaded.context_tokens
+
+
+def check_fits(prompt: Prompt, loaded: Loaded) -> None:
+    """Raise PromptTooLong where :func:`fits` is False."""
+    if not fits(prompt, loaded):
+        raise PromptTooLong(len(prompt.tokens), loaded.context_tokens)
+
+
+def _chat_prompt(
+    loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
+) -> Prompt:
+    text = loaded.template.render(messages, tools, think)
+    thinks = loaded.template.supports_thinking and think is not False
+    expected = Expected(
+        thinking=thinks,
+        tools=bool(tools),
+        inside_thinking=thinks and text.rstrip().endswith(THINK_OPEN),
+    )
+    return Prompt(_tokens(loaded, text), expected)
+
+
+def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
+    if request.suffix:
+        return Prompt(_infill(loaded, request))
+    if request.raw:
+        return Prompt(_tokens(loaded, request.prompt))
+    system = [Message("system", request.system)] if request.system else []
+    _check_tokens(loaded, request.context)
+    prompt = _chat_prompt(loaded, (*system, Message("user", request.prompt)), (), request.options.think)
+    return Prompt((*request.context, *prompt.tokens), prompt.expected)
+
+
+def _check_tokens(loaded: Loaded, tokens: Sequence[int]) -> None:
+    size = loaded.engine.model.vocabulary_size
+    strange = next((token for token in tokens if not 0 <= token < size), None)
+    if strange is not None:
+        raise InvalidRequest(f"context: {strange} is no token of this model, which has 0 to {size - 1}")
+
+
+def _infill(loaded: Loaded, request: CompletionRequest) -> tuple[int, ...]:
+    special = loaded.engine.model.infill_tokens
+    if special is None:
+        raise InvalidRequest(f"{loaded.installed.entry.name.full} does not support insert")
+    prefix, suffix, middle = special
+    before = loaded.engine.model.tokenize(request.prompt, add_special=False, parse_special=False)
+    after = loaded.engine.model.tokenize(request.suffix, add_special=False, parse_special=False)
+    return (prefix, *before, suffix, *after, middle)
+
+
+def _tokens(loaded: Loaded, text: str) -> tuple[int, ...]:
+    model = loaded.engine.model
+    # A template that writes the first token itself must not get it twice.
+    add_special = not (model.bos and text.startswith(model.bos))
+    return tuple(model.tokenize(text, add_special=add_special))
+
+
+def _grammar(loaded: Loaded, options: RunOptions) -> str | None:
+    grammar = grammar_of(options.format)
+    if grammar is not None:
+        check_grammar(loaded.engine.model, grammar)
+    return grammar

@@ -1,0 +1,91 @@
+"""What was done with a request: for the answer's last chunk and for the log."""
+
+import logging
+from dataclasses import dataclass
+
+from server.domain.generation import FinishReason, Usage
+from server.routing.decide import Plan, Strategy
+
+logger = logging.getLogger("llm-optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How a request was routed. ``strategy`` None: it named the helper, or was no chat.
+
+    ``tokens_received`` counts the prompt as the client sent it, ``tokens_sent`` as the model read it.
+    """
+
+    strategy: Strategy | None
+    planned: Strategy | None
+    reason: str
+    tokens_received: int
+    tokens_sent: int
+    summaries: int = 0
+    helper_ns: int = 0
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of an answer. Times run from the request's arrival; ``prompt`` and ``answer`` are token ids."""
+
+    reason: FinishReason
+    usage: Usage
+    routing: Routing
+    load_ns: int
+    total_ns: int
+    context_tokens: int
+    ignored: tuple[str, ...]
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+def log_plan(route: str, plan: Plan, *, stream: bool) -> None:
+    """The lines that the user greps for, when the strategy is chosen."""
+    match plan.strategy:
+        case Strategy.A:
+            logger.info("%s: direto GPU0 (%d tokens, stream=%s)", route, plan.estimated_tokens, stream)
+        case Strategy.B:
+            logger.info("%s: dual-GPU pipeline B (%d tokens)", route, plan.estimated_tokens)
+        case Strategy.C:
+            logger.info("%s: map-reduce pipeline C (%d tokens)", route, plan.estimated_tokens)
+
+
+def log_summaries(
+    strategy: Strategy, messages_in: int, messages_out: int, summaries: tuple[str, ...]
+) -> None:
+    """The lines that the user greps for, when the helper is done."""
+    if strategy is Strategy.C:
+        logger.info("map-reduce %d → %d msgs, %d summaries", messages_in, messages_out, len(summaries))
+        return
+    for summary in summaries:
+        logger.info("GPU1 summary: %d chars", len(summary))
+
+
+def log_fallback(route: str, plan: Plan, why: str) -> None:
+    """One line for each time the generator has to do without the helper."""
+    logger.warning(
+        "%s: fallback direto GPU0 (%d tokens, pipeline %s): %s",
+        route,
+        plan.estimated_tokens,
+        plan.strategy.value,
+        why,
+    )
+
+
+def log_outcome(route: str, model: str, outcome: Outcome) -> None:
+    """One line for each answer that ran to its end."""
+    routing = outcome.routing
+    logger.info(
+        "%s: %s %s, %d tokens received, %d sent, %d cached, %d generated, %s, %.2f s",
+        route,
+        model,
+        routing.strategy.value if routing.strategy else "direct",
+        routing.tokens_received,
+        routing.tokens_sent,
+        outcome.usage.cached_tokens,
+        outcome.usage.generated_tokens,
+        outcome.reason.value,
+        outcome.total_ns / 1e9,
+    )

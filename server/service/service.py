@@ -1,0 +1,259 @@
+"""The life of a request: admit, plan, shorten, render, run, parse, report."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from server.catalogue import Catalogue, Entry, Role
+from server.chat.parse import AnswerParser
+from server.config import RouterSettings
+from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, RunOptions
+from server.domain.errors import ServiceError
+from server.domain.generation import Finished, TextDelta
+from server.routing.decide import Plan, Strategy, Thresholds, decide
+from server.routing.shorten import HelperFailed, Limits, Shortened, shorten
+from server.service.fleet import Fleet, Loaded
+from server.service.helper import LoadedHelper
+from server.service.prompts import (
+    Prompt,
+    chat_prompt,
+    check_abilities,
+    check_fits,
+    completion_prompt,
+    fits,
+    to_generation,
+)
+from server.service.reply import Opening, Reply
+from server.service.report import (
+    Outcome,
+    Routing,
+    log_fallback,
+    log_outcome,
+    log_plan,
+    log_summaries,
+)
+from server.service.ticket import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A request that passed the checks, with the model that it holds."""
+
+    model: str
+    route: str
+    loaded: Loaded
+    options: RunOptions
+    arrived_ns: int
+    load_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the engine is to read, and how it came to that."""
+
+    prompt: Prompt
+    routing: Routing
+
+
+class Service:
+    """Answers requests. Every error that a client can cause or must know is a ServiceError."""
+
+    def __init__(self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings) -> None:
+        self.fleet = fleet
+        self.catalogue = catalogue
+        self._thresholds = Thresholds(
+            router.strategy_a_max, router.strategy_b_max, min_material_chars=2 * router.summary_chars_max
+        )
+        self._limits = Limits(router.chunk_tokens, router.summary_chars_max)
+        self._helper_timeout_s = router.helper_timeout_s
+
+    async def chat(self, request: ChatRequest) -> Reply:
+        """Open an answer to a chat; what is wrong with the request is raised here.
+
+        The generator's chats are routed; a chat that names the helper goes straight to it.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            admitted = await self._admit(request, stack)
+            loaded, options = admitted.loaded, request.options
+            images = any(message.images for message in request.messages)
+            check_abilities(
+                loaded, request.model, tools=bool(request.tools), images=images, think=options.think
+            )
+            full = await chat_prompt(loaded, request.messages, request.tools, options.think)
+            plan = self._plan(request, loaded.installed.entry)
+            if plan is None or plan.strategy is Strategy.A:
+                if plan is not None:
+                    log_plan(request.route, plan, stream=request.stream)
+                return await self._open(admitted, _unrouted(full, plan), stack)
+            return await self._open_shortened(request, admitted, full, plan, stack)
+
+    async def complete(self, request: CompletionRequest) -> Reply:
+        """Open an answer to a single prompt. It is never routed."""
+        async with contextlib.AsyncExitStack() as stack:
+            admitted = await self._admit(request, stack)
+            check_abilities(
+                admitted.loaded, request.model, images=bool(request.images), think=request.options.think
+            )
+            prompt = await completion_prompt(admitted.loaded, request)
+            return await self._open(admitted, _unrouted(prompt, None), stack)
+
+    async def load(self, name: str, keep_alive_s: float | None) -> None:
+        """Load the model ``name``."""
+        await self.fleet.load(self.catalogue.find(name), keep_alive_s)
+
+    def unload(self, name: str) -> None:
+        """Unload the model ``name`` once it is idle."""
+        self.fleet.unload(self.catalogue.find(name))
+
+    async def _admit(
+        self, request: ChatRequest | CompletionRequest, stack: contextlib.AsyncExitStack
+    ) -> _Admitted:
+        arrived_ns = time.monotonic_ns()
+        options = request.options
+        lease = self.fleet.lease(
+            self.catalogue.find(request.model),
+            context_tokens=options.context_tokens,
+            keep_alive_s=options.keep_alive_s,
+        )
+        loaded = await stack.enter_async_context(lease)
+        load_ns = time.monotonic_ns() - arrived_ns
+        return _Admitted(request.model, request.route, loaded, options, arrived_ns, load_ns)
+
+    def _plan(self, request: ChatRequest, entry: Entry) -> Plan | None:
+        return decide(request.messages, self._thresholds) if entry.role is Role.GENERATOR else None
+
+    async def _open(
+        self, admitted: _Admitted, prepared: _Prepared, stack: contextlib.AsyncExitStack
+    ) -> Reply:
+        """Submit what is prepared now, so that a full queue is still an error of its own status."""
+        ticket = await self._submit(admitted, prepared, stack)
+        routing = prepared.routing
+        opening = Opening(routing.planned, routing.reason, routing.tokens_received)
+        return Reply(opening, self._run(admitted, prepared, ticket), stack.pop_all())
+
+    async def _open_shortened(
+        self,
+        request: ChatRequest,
+        admitted: _Admitted,
+        full: Prompt,
+        plan: Plan,
+        stack: contextlib.AsyncExitStack,
+    ) -> Reply:
+        """Open B and C. The response starts before the helper does, unless the chat would not fit
+        without it: then the helper's failure must still be able to become a status of its own."""
+        if not fits(full, admitted.loaded):
+            return await self._open(admitted, await self._shortened(request, admitted, full, plan), stack)
+        admitted.loaded.engine.refuse_when_full()
+        opening = Opening(plan.strategy, plan.reason, len(full.tokens))
+        resources = stack.pop_all()
+
+        async def parts() -> AsyncIterator[AnswerDelta | Outcome]:
+            prepared = await self._shortened(request, admitted, full, plan)
+            ticket = await self._submit(admitted, prepared, resources)
+            async for part in self._run(admitted, prepared, ticket):
+                yield part
+
+        return Reply(opening, parts(), resources)
+
+    async def _shortened(
+        self, request: ChatRequest, admitted: _Admitted, full: Prompt, plan: Plan
+    ) -> _Prepared:
+        """Carry out B or C, or fall back to A.
+
+        Raises:
+            PromptTooLong: neither the shortened nor the whole chat fits.
+        """
+        log_plan(request.route, plan, stream=request.stream)
+        try:
+            short = await self._ask_helper(plan)
+            prompt = await chat_prompt(admitted.loaded, short.messages, request.tools, request.options.think)
+            _check_worth(prompt, full)
+        except HelperFailed as failure:
+            log_fallback(request.route, plan, str(failure))
+            check_fits(full, admitted.loaded)
+            return _unrouted(full, plan, fallback=str(failure))
+        check_fits(prompt, admitted.loaded)
+        log_summaries(plan.strategy, len(request.messages), len(short.messages), short.summaries)
+        return _Prepared(
+            prompt,
+            Routing(
+                strategy=plan.strategy,
+                planned=plan.strategy,
+                reason=plan.reason,
+                tokens_received=len(full.tokens),
+                tokens_sent=len(prompt.tokens),
+                summaries=len(short.summaries),
+                helper_ns=short.helper_ns,
+            ),
+        )
+
+    async def _ask_helper(self, plan: Plan) -> Shortened:
+        if plan.division is None:
+            raise HelperFailed("nothing in this chat may be shortened")
+        helper_entry = self.catalogue.of(Role.HELPER)
+        try:
+            async with asyncio.timeout(self._helper_timeout_s), self.fleet.lease(helper_entry) as helper:
+                return await shorten(plan.division, plan.strategy, LoadedHelper(helper), self._limits)
+        except TimeoutError as error:
+            raise HelperFailed(f"the helper took longer than {self._helper_timeout_s:g} s") from error
+        except ServiceError as error:
+            raise HelperFailed(f"the helper failed: {error}") from error
+
+    async def _submit(
+        self, admitted: _Admitted, prepared: _Prepared, stack: contextlib.AsyncExitStack
+    ) -> Ticket:
+        generation = await to_generation(admitted.loaded, prepared.prompt, admitted.options)
+        ticket = Ticket(admitted.loaded.engine, generation)
+        stack.callback(ticket.close)
+        return ticket
+
+    async def _run(
+        self, admitted: _Admitted, prepared: _Prepared, ticket: Ticket
+    ) -> AsyncIterator[AnswerDelta | Outcome]:
+        parser = AnswerParser(prepared.prompt.expected)
+        async for event in ticket.events():
+            if isinstance(event, TextDelta):
+                for delta in parser.feed(event.text):
+                    yield delta
+            else:
+                for delta in parser.finish():
+                    yield delta
+                yield self._report(admitted, prepared, event)
+
+    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished) -> Outcome:
+        outcome = Outcome(
+            reason=end.reason,
+            usage=end.usage,
+            routing=prepared.routing,
+            load_ns=admitted.load_ns,
+            total_ns=time.monotonic_ns() - admitted.arrived_ns,
+            context_tokens=admitted.loaded.context_tokens,
+            ignored=admitted.options.ignored,
+            prompt=prepared.prompt.tokens,
+            answer=end.tokens,
+        )
+        log_outcome(admitted.route, admitted.model, outcome)
+        return outcome
+
+
+def _check_worth(short: Prompt, full: Prompt) -> None:
+    if len(short.tokens) >= len(full.tokens):
+        raise HelperFailed(
+            f"the summaries would not make it shorter: {len(short.tokens)} against {len(full.tokens)} tokens"
+        )
+
+
+def _unrouted(prompt: Prompt, plan: Plan | None, fallback: str | None = None) -> _Prepared:
+    """The prompt as the client sent it, with ``plan`` saying what had been intended."""
+    tokens = len(prompt.tokens)
+    routing = Routing(
+        strategy=None if plan is None else Strategy.A,
+        planned=None if plan is None else plan.strategy,
+        reason="the model was named; only the generator's chats are routed" if plan is None else plan.reason,
+        tokens_received=tokens,
+        tokens_sent=tokens,
+        fallback=fallback,
+    )
+    return _Prepared(prompt, routing)

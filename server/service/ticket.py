@@ -1,0 +1,39 @@
+"""A generation under way, on the event loop's side."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from server.domain.generation import EngineEvent, Failed, Finished, Generation, TextDelta
+from server.engine.engine import Engine
+
+
+class Ticket:
+    """Submits a generation at once; its events are read later. Must be closed.
+
+    Raises:
+        QueueFull, EngineFailed: it was not accepted.
+    """
+
+    def __init__(self, engine: Engine, generation: Generation) -> None:
+        self._engine = engine
+        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
+        self._ended = False
+        loop = asyncio.get_running_loop()
+        self._job = engine.submit(
+            generation, lambda event: loop.call_soon_threadsafe(self._events.put_nowait, event)
+        )
+
+    async def events(self) -> AsyncIterator[TextDelta | Finished]:
+        """Everything up to the end. Raises the ServiceError that the generation ended with."""
+        while not self._ended:
+            event = await self._events.get()
+            self._ended = not isinstance(event, TextDelta)
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+
+    def close(self) -> None:
+        """Cancel the generation if it has not ended."""
+        if not self._ended:
+            self._ended = True
+            self._engine.cancel(self._job)
