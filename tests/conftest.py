@@ -1,0 +1,36 @@
+"""What all tests share: the embedded model, and one real server on it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.running import PROJECT, RunningServer, embedded_config
+
+EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Path:
+    """SmolLM2-135M-Instruct, which ``make test`` puts in place."""
+    if not EMBEDDED.exists():
+        pytest.fail(f"{EMBEDDED} is missing: run the tests with `make test`")
+    return EMBEDDED
+
+
+@pytest.fixture(scope="session")
+def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The embedded model as generator and helper, with the default thresholds."""
+    config = tmp_path_factory.mktemp("server") / "config.toml"
+    config.write_text(embedded_config(embedded_model))
+    running = RunningServer(config)
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """A plain HTTP client for the shared server."""
+    with server.client() as connected:
+        yield connected

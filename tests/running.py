@@ -1,0 +1,106 @@
+"""The real command in a process of its own, on a free port of the loopback interface."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+PROJECT = Path(__file__).resolve().parents[1]
+START_S = 120
+
+
+def embedded_config(model: Path, *, helper: Path | None = None, **tables: dict[str, Any]) -> str:
+    """TOML for the embedded model in both roles, with more keys for ``generator``, ``helper``, ``router``."""
+    defaults: dict[str, dict[str, Any]] = {
+        "generator": {"name": "smollm2:135m", "path": str(model), "device": "cpu", "context": 8192},
+        "helper": {
+            "name": "smollm2:135m-helper",
+            "path": str(helper or model),
+            "device": "cpu",
+            "context": 8192,
+            "slots": 4,
+        },
+        "router": {"helper_timeout_s": 600.0},
+    }
+    lines = []
+    for table, keys in defaults.items():
+        lines.append(f"[{table}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in {**keys, **tables.get(table, {})}.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+class RunningServer:
+    """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs."""
+
+    def __init__(self, config: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "server", "serve", "--config", str(config), "--port", "0", *arguments]
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = self._wait_for(r"listening\s+(http://\S+)")
+        self._wait_for(r"(Try it:)")
+
+    def client(self) -> httpx.Client:
+        """A client for this server."""
+        return httpx.Client(base_url=self.url, timeout=300)
+
+    def logged(self, words: str) -> list[str]:
+        """The log lines that contain ``words``."""
+        return [line for line in self.log if words in line]
+
+    def resident_bytes(self) -> int:
+        """Memory of the process, the model file's pages not counted."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait; returns the exit code."""
+        self._process.send_signal(number)
+        code = self._process.wait(timeout=60)
+        self._reader.join(timeout=10)
+        return code
+
+    def kill(self) -> None:
+        """Make sure that nothing is left."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._reader.join(timeout=10)
+            self._process.stdout.close()
+
+    def _read(self) -> None:
+        if self._process.stdout:
+            for line in self._process.stdout:
+                self.log.append(line.rstrip("\n"))
+
+    def _wait_for(self, pattern: str) -> str:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            for line in list(self.log):
+                if found := re.search(pattern, line):
+                    return found[1]
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.02)
+        self.kill()
+        raise AssertionError("the server did not start:\n" + "\n".join(self.log))
