@@ -23,14 +23,18 @@ app = typer.Typer(
 @app.command()
 def serve(
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file with the settings; see docs/config.sample.toml.")
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file with the settings; see docs/config.sample.toml."),
     ] = None,
     host: Annotated[
         str | None, typer.Option(metavar="H", help="Address to listen on, in place of the configured ones.")
     ] = None,
-    port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on; 0 takes a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", help="Port to listen on; 0 takes a free one.")
+    ] = None,
     generator: Annotated[
-        Path | None, typer.Option(metavar="GGUF", help="File for the generator; its name stays as configured.")
+        Path | None,
+        typer.Option(metavar="GGUF", help="File for the generator; its name stays as configured."),
     ] = None,
     helper: Annotated[
         Path | None, typer.Option(metavar="GGUF", help="File for the helper; its name stays as configured.")

@@ -44,8 +44,18 @@ class RunningServer:
     """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs."""
 
     def __init__(self, config: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "server", "serve", "--config", str(config), "--port", "0", *arguments]
-        self._process = subprocess.Popen(  # noqa: S603
+        command = [
+            sys.executable,
+            "-m",
+            "server",
+            "serve",
+            "--config",
+            str(config),
+            "--port",
+            "0",
+            *arguments,
+        ]
+        self._process = subprocess.Popen(
             command,
             cwd=PROJECT,
             stdout=subprocess.PIPE,

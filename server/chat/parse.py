@@ -69,11 +69,13 @@ class AnswerParser:
     def _advance(self) -> AnswerDelta | None:
         match self._state:
             case _State.START:
-                return self._begin()
+                self._begin()
+                return None
             case _State.THINKING:
                 return self._think()
             case _State.AFTER_THINKING:
-                return self._skip_blanks()
+                self._skip_blanks()
+                return None
             case _State.TEXT:
                 return self._speak()
             case _State.CALL:

@@ -66,7 +66,7 @@ def admit(
     conversations do not count, their cells are given up when needed. Nobody overtakes: the first
     that does not fit ends the list. With nothing running, the first job always starts.
     """
-    admitted = []
+    admitted: list[int] = []
     for candidate in waiting:
         alone = cells_in_use == 0 and not admitted
         fits = cells_in_use + candidate.new_cells <= context_tokens

@@ -1,6 +1,7 @@
 """Where a model goes, and whether it fits there: settings, ggml's devices and NVML's readings together."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
@@ -83,7 +84,7 @@ class Placements:
     def _plan(self, installed: Installed, context_tokens: int) -> Placement:
         settings = installed.entry.settings
         device = self._ggml_device(installed)
-        shape = {
+        shape: dict[str, Any] = {
             "context_tokens": context_tokens,
             "batch_tokens": settings.batch,
             "margin_bytes": settings.memory_margin_mib * MIB,

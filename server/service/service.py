@@ -86,7 +86,8 @@ class Service:
             if plan is None or plan.strategy is Strategy.A:
                 if plan is not None:
                     log_plan(request.route, plan, stream=request.stream)
-                return await self._open(admitted, _unrouted(full, plan), stack)
+                reason = "the chat names the helper" if plan is None else plan.reason
+                return await self._open(admitted, _unrouted(full, plan, reason), stack)
             return await self._open_shortened(request, admitted, full, plan, stack)
 
     async def complete(self, request: CompletionRequest) -> Reply:
@@ -97,7 +98,9 @@ class Service:
                 admitted.loaded, request.model, images=bool(request.images), think=request.options.think
             )
             prompt = await completion_prompt(admitted.loaded, request)
-            return await self._open(admitted, _unrouted(prompt, None), stack)
+            return await self._open(
+                admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
+            )
 
     async def load(self, name: str, keep_alive_s: float | None) -> None:
         """Load the model ``name``."""
@@ -173,7 +176,7 @@ class Service:
         except HelperFailed as failure:
             log_fallback(request.route, plan, str(failure))
             check_fits(full, admitted.loaded)
-            return _unrouted(full, plan, fallback=str(failure))
+            return _unrouted(full, plan, plan.reason, fallback=str(failure))
         check_fits(prompt, admitted.loaded)
         log_summaries(plan.strategy, len(request.messages), len(short.messages), short.summaries)
         return _Prepared(
@@ -245,13 +248,13 @@ def _check_worth(short: Prompt, full: Prompt) -> None:
         )
 
 
-def _unrouted(prompt: Prompt, plan: Plan | None, fallback: str | None = None) -> _Prepared:
+def _unrouted(prompt: Prompt, plan: Plan | None, reason: str, fallback: str | None = None) -> _Prepared:
     """The prompt as the client sent it, with ``plan`` saying what had been intended."""
     tokens = len(prompt.tokens)
     routing = Routing(
         strategy=None if plan is None else Strategy.A,
         planned=None if plan is None else plan.strategy,
-        reason="the model was named; only the generator's chats are routed" if plan is None else plan.reason,
+        reason=reason,
         tokens_received=tokens,
         tokens_sent=tokens,
         fallback=fallback,

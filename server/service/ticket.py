@@ -18,10 +18,8 @@ class Ticket:
         self._engine = engine
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
         self._ended = False
-        loop = asyncio.get_running_loop()
-        self._job = engine.submit(
-            generation, lambda event: loop.call_soon_threadsafe(self._events.put_nowait, event)
-        )
+        self._loop = asyncio.get_running_loop()
+        self._job = engine.submit(generation, self._receive)
 
     async def events(self) -> AsyncIterator[TextDelta | Finished]:
         """Everything up to the end. Raises the ServiceError that the generation ended with."""
@@ -31,6 +29,10 @@ class Ticket:
             if isinstance(event, Failed):
                 raise event.error
             yield event
+
+    def _receive(self, event: EngineEvent) -> None:
+        """Called on the engine's thread."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def close(self) -> None:
         """Cancel the generation if it has not ended."""

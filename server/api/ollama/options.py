@@ -42,15 +42,17 @@ def read_options(given: Mapping[str, Any]) -> RunOptions:
         InvalidRequest: an option has the wrong type or an impossible value.
     """
     options = {name: value for name, value in given.items() if value is not None}
-    sampling = Sampling(**{name: _float(name, options[name]) for name in FLOATS if name in options})
+    floats: dict[str, Any] = {name: _float(name, options[name]) for name in FLOATS if name in options}
     numbers = {name: _integer(name, options[name]) for name in INTEGERS if name in options}
     for name, kind in SERVER_SIDE.items():
         if name in options:
             _check_kind(name, options[name], kind)
+    default = Sampling()
     sampling = replace(
-        sampling,
-        top_k=min(max(numbers.get("top_k", sampling.top_k), 0), INT32_MAX),
-        repeat_last_n=min(max(numbers.get("repeat_last_n", sampling.repeat_last_n), -1), INT32_MAX),
+        default,
+        **floats,
+        top_k=min(max(numbers.get("top_k", default.top_k), 0), INT32_MAX),
+        repeat_last_n=min(max(numbers.get("repeat_last_n", default.repeat_last_n), -1), INT32_MAX),
         seed=_seed(numbers.get("seed")),
     )
     known = {*FLOATS, *INTEGERS, "stop"}

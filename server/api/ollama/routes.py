@@ -171,7 +171,8 @@ async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncIter
 
 async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
     """Everything as one object."""
-    words, thoughts = [], []
+    words: list[str] = []
+    thoughts: list[str] = []
     calls: list[ToolCall] = []
     try:
         async for part in reply:
