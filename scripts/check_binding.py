@@ -1,4 +1,4 @@
-"""Prove that llama-cpp-python decodes on this machine: one token on a small model, in a child process.
+"""Prove that llama-cpp-python decodes on this machine: a batch and a token, in a child process.
 
 Usage: check_binding.py MODEL. A build that uses instructions this CPU does not have, or a virtual machine
 does not let it use, kills the process at the first decode; better here, with a remedy, than at the first
@@ -13,8 +13,9 @@ from pathlib import Path
 CHILD = """
 import sys
 from llama_cpp import Llama
-model = Llama(model_path=sys.argv[1], n_ctx=64, n_batch=64, n_threads=2, n_gpu_layers=0, verbose=False)
-model.eval(model.tokenize(b"Hello"))
+model = Llama(model_path=sys.argv[1], n_ctx=256, n_batch=128, n_threads=2, n_gpu_layers=0, verbose=False)
+model.eval(model.tokenize(b"Hello " * 100)[:100])  # a batch takes other code paths than a single token
+model.eval([model.sample(temp=0.0)])
 print(model.detokenize([model.sample(temp=0.0)]))
 """
 CHILD_TIMEOUT_S = 300
@@ -36,7 +37,7 @@ def explain(status: int, stderr: str) -> str:
     """What happened to the child, and what to do about it."""
     if status < 0:
         died = signal.Signals(-status)
-        what = f"llama-cpp-python crashes on this machine: {died.name} while decoding one token."
+        what = f"llama-cpp-python crashes on this machine: {died.name} while decoding."
         return f"{what}\n{REMEDIES.get(died, OTHER_REMEDY)}"
     return f"llama-cpp-python does not work here:\n{stderr.strip()}\n{OTHER_REMEDY}"
 
@@ -53,7 +54,7 @@ def main() -> int:
             command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        print(f"One token was not decoded within {CHILD_TIMEOUT_S} s.\n{OTHER_REMEDY}", file=sys.stderr)
+        print(f"A few tokens were not decoded within {CHILD_TIMEOUT_S} s.\n{OTHER_REMEDY}", file=sys.stderr)
         return 1
     if child.returncode:
         print(explain(child.returncode, child.stderr), file=sys.stderr)
