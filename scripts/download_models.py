@@ -1,7 +1,8 @@
 """Download the two real models from Hugging Face into models/ (about 5.8 GB).
 
-A file that is there already is left alone; a broken-off download goes on where it stopped when this is run
-again. HF_ENDPOINT names a mirror, HF_TOKEN an account.
+A file that is there already is left alone. A connection that breaks is taken up again where it stopped, a few
+times; after that, or stopped by hand, the file starts from its beginning at the next run. HF_ENDPOINT names a
+mirror, HF_TOKEN an account.
 """
 
 import argparse
@@ -78,7 +79,9 @@ def reason(error: Exception) -> str:
         )
     if isinstance(error, RepositoryNotFoundError | EntryNotFoundError):
         return f"the hub does not have that file, or not for this HF_TOKEN: {error}"
-    return f"{type(error).__name__}: {error}\nRun it again to go on where it stopped."
+    if isinstance(error, OSError):  # a full disk, a folder that cannot be written
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def main() -> int:
@@ -98,7 +101,7 @@ def main() -> int:
             options.dir.mkdir(parents=True, exist_ok=True)
             fetch(item, options.dir)
         except KeyboardInterrupt:
-            print("\nStopped; run it again to go on from here.", file=sys.stderr)
+            print("\nStopped.", file=sys.stderr)
             return 130
         except Exception as error:  # noqa: BLE001  # the hub client's HTTP library has exceptions of its own
             print(f"{item.role}: {item.filename} was not downloaded: {reason(error)}", file=sys.stderr)
