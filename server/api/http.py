@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import anyio
@@ -26,6 +27,11 @@ T = TypeVar("T")
 
 HEARTBEAT_S = 10.0
 """Clients and proxies give a silent connection up after 30 s and more."""
+
+DEEPEST_JSON = 200
+"""Far beyond any JSON schema, and far below where Python's recursion ends."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 STATUSES: Mapping[type[ServiceError], int] = {
     InvalidRequest: 400,
@@ -62,7 +68,28 @@ async def read_json(request: Request) -> dict[str, Any]:
         raise InvalidRequest(f"the request body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequest("the request body must be a JSON object")
-    return value
+    _refuse_deep(value)
+    return _without_half_characters(value) if _SURROGATE.search(text) else value
+
+
+def _refuse_deep(value: dict[str, Any]) -> None:
+    """Whatever walks through the value later may then do so recursively."""
+    level: list[Any] = [value]
+    for _ in range(DEEPEST_JSON):
+        level = [item for holder in level for item in _items(holder) if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise InvalidRequest("the request body is nested too deeply")
+
+
+def _items(holder: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return holder.values() if isinstance(holder, dict) else holder
+
+
+def _without_half_characters(value: Any) -> Any:
+    """Halves of surrogate pairs become U+FFFD, as in Go: no encoder takes them, ours neither."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -105,9 +105,11 @@ class Fleet:
             berth.users -= 1
             self._start_clock(berth)
 
-    async def load(self, entry: Entry, keep_alive_s: float | None = None) -> Loaded:
+    async def load(
+        self, entry: Entry, *, context_tokens: int | None = None, keep_alive_s: float | None = None
+    ) -> Loaded:
         """Load a model, if it is not, and start its keep-alive clock."""
-        async with self.lease(entry, keep_alive_s=keep_alive_s) as loaded:
+        async with self.lease(entry, context_tokens=context_tokens, keep_alive_s=keep_alive_s) as loaded:
             return loaded
 
     def unload(self, entry: Entry) -> None:

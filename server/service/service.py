@@ -102,9 +102,13 @@ class Service:
                 admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
             )
 
-    async def load(self, name: str, keep_alive_s: float | None) -> None:
-        """Load the model ``name``."""
-        await self.fleet.load(self.catalogue.find(name), keep_alive_s)
+    async def load(self, name: str, options: RunOptions) -> None:
+        """Load the model ``name``, with the window and for the time that ``options`` ask for."""
+        await self.fleet.load(
+            self.catalogue.find(name),
+            context_tokens=options.context_tokens,
+            keep_alive_s=options.keep_alive_s,
+        )
 
     def unload(self, name: str) -> None:
         """Unload the model ``name`` once it is idle."""

@@ -1,5 +1,6 @@
 """Ollama's ``options``, ``keep_alive`` and ``think``: from JSON to the domain."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -98,6 +99,22 @@ def read_think(value: Any) -> bool | str | None:
     return value
 
 
+def read_format(value: Any) -> str | dict[str, Any] | None:
+    """The word ``json``, a JSON schema, or None for no constraint. An empty schema allows any JSON.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    if value is None or value == "":
+        return None
+    if value == "json" or isinstance(value, dict):
+        form: str | dict[str, Any] = value
+        return form
+    raise InvalidRequest(
+        f'invalid format: {json.dumps(value)}; expected "json" or a valid JSON Schema object'
+    )
+
+
 def check_top_logprobs(value: int) -> None:
     """Raise InvalidRequest where Ollama does."""
     if not 0 <= value <= 20:  # noqa: PLR2004 - Ollama's limit, named in its text
@@ -105,7 +122,7 @@ def check_top_logprobs(value: int) -> None:
 
 
 def _float(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_number(value):
         raise InvalidRequest(f'option "{name}" must be of type float32')
     return float(value)
 
@@ -122,8 +139,13 @@ def _check_kind(name: str, value: Any, kind: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """Whole numbers may be written as floats."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whole numbers may be written as floats. A whole number too large for a float is none, as in Go."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _seed(value: int | None) -> int | None:

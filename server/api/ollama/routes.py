@@ -1,6 +1,5 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -9,7 +8,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.api.http import LineStream, read_json, unless_gone
 from server.api.ollama import models
-from server.api.ollama.options import read_keep_alive
 from server.api.ollama.wire import (
     ChatBody,
     GenerateBody,
@@ -17,6 +15,7 @@ from server.api.ollama.wire import (
     Run,
     chat_chunk,
     closing,
+    encoded,
     generate_chunk,
     now,
     parse,
@@ -119,13 +118,12 @@ class _Routes:
 
     async def _load_or_unload(self, request: Request, body: Run, empty: dict[str, Any]) -> Response:
         """A request without a prompt loads the model, or with ``keep_alive`` 0 unloads it."""
-        keep_alive_s = read_keep_alive(body.keep_alive)
-        body.run_options()
-        if keep_alive_s == 0:
+        options = body.run_options()
+        if options.keep_alive_s == 0:
             self._service.unload(body.model)
             reason = "unload"
         else:
-            await unless_gone(request, self._service.load(body.model, keep_alive_s))
+            await unless_gone(request, self._service.load(body.model, options))
             reason = "load"
         return JSONResponse(
             {"model": body.model, "created_at": now(), **empty, "done": True, "done_reason": reason}
@@ -179,7 +177,9 @@ async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> R
             if isinstance(part, Outcome):
                 everything = AnswerDelta("".join(words), "".join(thoughts), tuple(calls))
                 answer = _last(part, chunk(everything), with_context=with_context)
-                return JSONResponse(answer, headers=routing_headers(part.routing))
+                return Response(
+                    encoded(answer), media_type="application/json", headers=routing_headers(part.routing)
+                )
             words.append(part.content)
             thoughts.append(part.thinking)
             calls += part.tool_calls
@@ -194,7 +194,7 @@ def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dic
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+    return encoded(value) + b"\n"
 
 
 def _error_line(error: ServiceError) -> bytes:

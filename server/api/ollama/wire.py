@@ -3,17 +3,27 @@
 import base64
 import binascii
 import datetime
+import json
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from server.api.ollama.options import check_top_logprobs, read_keep_alive, read_options, read_think
+from server.api.ollama.options import (
+    check_top_logprobs,
+    read_format,
+    read_keep_alive,
+    read_options,
+    read_think,
+)
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest
 from server.service.report import Outcome, Routing
 
 Body = TypeVar("Body", bound=BaseModel)
+
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""Line ends for Python's ``splitlines``, with which clients cut a stream, and no end for JSON."""
 
 
 class Lenient(BaseModel):
@@ -83,16 +93,16 @@ class Run(Lenient):
     model: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
     stream: bool = True
-    format: str | dict[str, Any] | None = None
+    format: Any = None
     keep_alive: Any = None
     think: Any = None
     truncate: bool = False
     shift: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    max_output_tokens: Any = None
+    temperature: Any = None
+    top_p: Any = None
 
     def run_options(self) -> RunOptions:
         """Everything about how the request is to be run. Raises InvalidRequest."""
@@ -102,13 +112,14 @@ class Run(Lenient):
             "temperature": self.temperature,
             "top_p": self.top_p,
         }
-        options = read_options({**beside, **self.options})
+        inside = {name: value for name, value in self.options.items() if value is not None}
+        options = read_options({**beside, **inside})
         switches = ("truncate", "shift", "logprobs", "top_logprobs")
         return replace(
             options,
             keep_alive_s=read_keep_alive(self.keep_alive),
             think=read_think(self.think),
-            format=self.format or None,
+            format=read_format(self.format),
             ignored=(*options.ignored, *(name for name in switches if getattr(self, name))),
         )
 
@@ -185,6 +196,12 @@ def parse(kind: type[Body], value: dict[str, Any]) -> Body:
         held = repr(fault["input"])
         shown = held if len(held) <= 80 else f"{held[:80]}…"  # noqa: PLR2004
         raise InvalidRequest(f"{field}: {fault['msg']}, but it is {shown}") from error
+
+
+def encoded(value: dict[str, Any]) -> bytes:
+    """Compact JSON in one line, whatever the reader takes for a line's end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.translate(_LINE_ENDS).encode("utf-8", "replace")
 
 
 def now() -> str:
