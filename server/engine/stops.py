@@ -6,7 +6,8 @@ from collections.abc import Sequence
 class StopScanner:
     """Lets text through until one of ``stops`` appears; neither it nor what follows comes out.
 
-    Only the longest tail that could still grow into a stop string is held back.
+    Only the longest tail that could still grow into a stop string is held back. The stop string
+    that is complete first counts, so that it does not matter how the text is cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -35,8 +36,8 @@ class StopScanner:
         return rest
 
     def _first_stop(self) -> int | None:
-        places = [place for place in map(self._held.find, self._stops) if place >= 0]
-        return min(places, default=None)
+        found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        return min(found)[1] if found else None
 
 
 def held_back(text: str, markers: Sequence[str]) -> int:
