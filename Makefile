@@ -125,7 +125,7 @@ $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/base
 
 $(STAMPS)/project: pyproject.toml server/__init__.py $(STAMPS)/base
 	@echo '==> Installing the project itself'
-	$(PY) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(MODEL): requirements/embedded-model.txt scripts/fetch_embedded_model.py | $(STAMPS)/build
