@@ -9,7 +9,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from server.domain.errors import EngineFailed, ModelLoadFailed, QueueFull, RequestCancelled, ServiceError
+from server.domain.errors import (
+    EngineFailed,
+    ModelLoadFailed,
+    PromptTooLong,
+    QueueFull,
+    RequestCancelled,
+    ServiceError,
+)
 from server.domain.generation import EventSink, Generation
 from server.engine.lane import Job
 from server.engine.library import Context, ContextShape, Library, Model
@@ -114,10 +121,13 @@ class Engine:
         """Queue a generation; its events go to ``sink`` on the engine's thread.
 
         Raises:
+            PromptTooLong: it leaves no room for a single token in the context window.
             QueueFull: as many requests wait as the settings allow.
             EngineFailed: the engine has broken down and must be loaded again.
         """
         job = Job(next(self._numbers), generation, sink)
+        if len(generation.prompt) >= self._state.context_tokens:
+            raise PromptTooLong(len(generation.prompt), self._state.context_tokens)
         with self._lock:
             self.refuse_when_full()
             self._outstanding += 1

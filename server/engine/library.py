@@ -6,7 +6,6 @@ Nothing here is safe to use from two threads at once, except :meth:`Model.tokeni
 
 import ctypes
 import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -244,19 +243,9 @@ class Model:
             native.llama_sampler_chain_add(chain, sampler)
         return chain
 
-    def grammar(self, gbnf: str, after: str | None = None) -> Any:
-        """A native sampler that allows only what ``gbnf`` allows, from the text ``after`` on.
-
-        None where ``gbnf`` is no grammar.
-        """
-        if after is None:
-            return native.llama_sampler_init_grammar(self._vocabulary, gbnf.encode(), b"root")
-        # The grammar is fed what the pattern's group catches.
-        pattern = rf"[\s\S]*?{re.escape(after)}\s*([\s\S]*)".encode()
-        patterns = (ctypes.c_char_p * 1)(pattern)
-        return native.llama_sampler_init_grammar_lazy_patterns(
-            self._vocabulary, gbnf.encode(), b"root", patterns, 1, None, 0
-        )
+    def grammar(self, gbnf: str) -> Any:
+        """A native sampler that allows only what ``gbnf`` allows; None where it is no grammar."""
+        return native.llama_sampler_init_grammar(self._vocabulary, gbnf.encode(), b"root")
 
     def _special_text(self, token: int) -> str:
         return "" if token < 0 else self._piece(token, special=True).decode("utf-8", "replace")

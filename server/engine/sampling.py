@@ -16,8 +16,11 @@ class Sampler:
 
     def __init__(self, model: Model, context: Context, generation: Generation) -> None:
         gbnf = generation.grammar
-        self._grammar = None if gbnf is None else compile_grammar(model, gbnf, generation.grammar_after)
+        self._grammar = None if gbnf is None else compile_grammar(model, gbnf)
         self._candidates = None if gbnf is None else CandidateTable(model.vocabulary_size)
+        self._awaited = (generation.grammar_after or "").encode()
+        self._seen = b""
+        self._model = model
         self._chain = model.chain(_steps(model, context, generation.sampling))
 
     def remember(self, prompt: Sequence[int]) -> None:
@@ -29,6 +32,8 @@ class Sampler:
         """The next token after a batch row; None when the grammar leaves nothing to say."""
         if self._candidates is None:
             return context.sample(self._chain, row)
+        if self._awaited:
+            return self._watch(context.sample(self._chain, row))
         return self._pick_within_grammar(self._candidates, context.logits(row))
 
     def close(self) -> None:
@@ -37,6 +42,16 @@ class Sampler:
             if sampler is not None:
                 native.llama_sampler_free(sampler)
         self._chain = self._grammar = None
+
+    def _watch(self, token: int) -> int:
+        """Let the grammar hold from the next token on once the awaited text is complete.
+
+        llama.cpp's own lazy grammars end the process when a token runs over the border.
+        """
+        self._seen = self._seen[-len(self._awaited) :] + self._model.piece(token)
+        if self._awaited in self._seen:
+            self._awaited = b""
+        return token
 
     def _pick_within_grammar(self, candidates: CandidateTable, logits: Logits) -> int | None:
         """Pick freely and ask the grammar about that one token; only if it refuses, ask about all."""
@@ -51,13 +66,13 @@ class Sampler:
         return token
 
 
-def compile_grammar(model: Model, gbnf: str, after: str | None = None) -> Any:
+def compile_grammar(model: Model, gbnf: str) -> Any:
     """A native grammar sampler, to be freed by the caller.
 
     Raises:
         InvalidRequest: llama.cpp does not take ``gbnf``.
     """
-    sampler = model.grammar(gbnf, after)
+    sampler = model.grammar(gbnf)
     if not sampler:
         raise InvalidRequest("invalid format: llama.cpp cannot build a grammar from this schema")
     return sampler
