@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, NoReturn, TypeVar
 
 import anyio
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -51,8 +51,12 @@ async def read_json(request: Request) -> dict[str, Any]:
 
     Raises:
         InvalidRequest: with what is wrong.
+        RequestCancelled: the client hung up before its end.
     """
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect as error:
+        raise RequestCancelled from error
     if not body.strip():
         raise InvalidRequest("missing request body")
     try:

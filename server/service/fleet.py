@@ -123,7 +123,10 @@ class Fleet:
         """The loaded models, the one that stays longest first."""
         found = [
             Resident(
-                berth.loaded.installed, berth.loaded.placement, berth.expires_at, berth.loaded.engine.state
+                berth.loaded.installed,
+                berth.loaded.placement,
+                _expiry(berth),
+                berth.loaded.engine.state,
             )
             for berth in self._berths.values()
             if berth.loaded is not None
@@ -222,14 +225,16 @@ class Fleet:
                 await self._drop(berth)
 
     def _start_clock(self, berth: _Berth) -> None:
-        if berth.users or berth.loaded is None:
+        if berth.users:
+            return
+        if berth.loaded is None:
+            # A wish for this model's end is not one for the end of the next one.
+            berth.keep_alive_s = berth.entry.settings.keep_alive_s
             return
         self._stop_clock(berth)
         if math.isinf(berth.keep_alive_s):
             return
-        berth.expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(
-            seconds=berth.keep_alive_s
-        )
+        berth.expires_at = _in_seconds(berth.keep_alive_s)
         loop = asyncio.get_running_loop()
         berth.timer = loop.call_later(berth.keep_alive_s, lambda: self._spawn(self._drop_if_unused(berth)))
 
@@ -248,3 +253,14 @@ class Fleet:
 
     def _fault(self, berth: _Berth) -> str | None:
         return berth.loaded.engine.state.fault if berth.loaded else None
+
+
+def _expiry(berth: _Berth) -> datetime.datetime | None:
+    """When the model goes. While requests use it, that is counted from now."""
+    if berth.users == 0 or math.isinf(berth.keep_alive_s):
+        return berth.expires_at
+    return _in_seconds(berth.keep_alive_s)
+
+
+def _in_seconds(seconds: float) -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)

@@ -41,6 +41,12 @@ class Outcome:
     answer: tuple[int, ...]
 
 
+def log_ignored(route: str, names: tuple[str, ...]) -> None:
+    """One line for a request with options that nothing is done with."""
+    if names:
+        logger.info("%s: options ignored: %s", route, ", ".join(names))
+
+
 def log_plan(route: str, plan: Plan, *, stream: bool) -> None:
     """The lines that the user greps for, when the strategy is chosen."""
     match plan.strategy:

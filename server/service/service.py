@@ -30,6 +30,7 @@ from server.service.report import (
     Outcome,
     Routing,
     log_fallback,
+    log_ignored,
     log_outcome,
     log_plan,
     log_summaries,
@@ -104,6 +105,7 @@ class Service:
 
     async def load(self, name: str, options: RunOptions) -> None:
         """Load the model ``name``, with the window and for the time that ``options`` ask for."""
+        log_ignored("load", options.ignored)
         await self.fleet.load(
             self.catalogue.find(name),
             context_tokens=options.context_tokens,
@@ -119,6 +121,7 @@ class Service:
     ) -> _Admitted:
         arrived_ns = time.monotonic_ns()
         options = request.options
+        log_ignored(request.route, options.ignored)
         lease = self.fleet.lease(
             self.catalogue.find(request.model),
             context_tokens=options.context_tokens,

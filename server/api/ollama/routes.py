@@ -21,6 +21,7 @@ from server.api.ollama.wire import (
     parse,
     planned_headers,
     routing_headers,
+    without_effect,
 )
 from server.catalogue import ModelName
 from server.domain.chat import AnswerDelta, ToolCall
@@ -125,9 +126,8 @@ class _Routes:
         else:
             await unless_gone(request, self._service.load(body.model, options))
             reason = "load"
-        return JSONResponse(
-            {"model": body.model, "created_at": now(), **empty, "done": True, "done_reason": reason}
-        )
+        answer = {"model": body.model, "created_at": now(), **empty, "done": True, "done_reason": reason}
+        return JSONResponse({**answer, **without_effect(options.ignored)})
 
 
 class _CallNumbers:

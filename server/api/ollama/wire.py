@@ -1,13 +1,13 @@
 """Bodies of ``/api/chat`` and ``/api/generate``: JSON to the domain, and the domain to JSON."""
 
 import base64
-import binascii
 import datetime
 import json
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from server.api.ollama.options import (
     check_top_logprobs,
@@ -21,6 +21,18 @@ from server.domain.errors import InvalidRequest
 from server.service.report import Outcome, Routing
 
 Body = TypeVar("Body", bound=BaseModel)
+
+SHOWN_CHARS = 80
+
+_JSON_TYPES = {
+    "model_type": "an object",
+    "dict_type": "an object",
+    "list_type": "an array",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+}
+"""pydantic's kinds of fault, and what should have been there in the words of JSON."""
 
 _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 """Line ends for Python's ``splitlines``, with which clients cut a stream, and no end for JSON."""
@@ -43,8 +55,8 @@ def _image(value: Any) -> Any:
     if isinstance(value, str):
         try:
             base64.b64decode(value, validate=True)
-        except binascii.Error as error:
-            raise ValueError(f"illegal base64 data: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"illegal base64 data: {error}") from None
     return value
 
 
@@ -193,9 +205,17 @@ def parse(kind: type[Body], value: dict[str, Any]) -> Body:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in fault["loc"]) or "body"
-        held = repr(fault["input"])
-        shown = held if len(held) <= 80 else f"{held[:80]}…"  # noqa: PLR2004
-        raise InvalidRequest(f"{field}: {fault['msg']}, but it is {shown}") from error
+        raise InvalidRequest(f"{field} {_complaint(fault)}") from error
+
+
+def _complaint(fault: ErrorDetails) -> str:
+    if fault["type"] == "missing":
+        return "is missing"
+    if fault["type"] == "value_error":
+        return f"holds {fault['ctx']['error']}"
+    held = json.dumps(fault["input"], ensure_ascii=False)
+    shown = held if len(held) <= SHOWN_CHARS else f"{held[:SHOWN_CHARS]}…"
+    return f"must be {_JSON_TYPES.get(fault['type'], 'something else')}, but it is {shown}"
 
 
 def encoded(value: dict[str, Any]) -> bytes:
@@ -244,6 +264,11 @@ def closing(outcome: Outcome) -> dict[str, Any]:
         **{name: figure for name, figure in figures.items() if figure},
         "llm_optimizer": _what_was_done(outcome),
     }
+
+
+def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
+    """For an answer that has nothing else of ours: the options that nothing was done with, if any."""
+    return {"llm_optimizer": {"ignored": list(names)}} if names else {}
 
 
 def routing_headers(routing: Routing) -> dict[str, str]:
