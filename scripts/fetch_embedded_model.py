@@ -27,7 +27,7 @@ def download(lock: Path, folder: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", "--dest", folder, "--requirement", str(lock)]
     if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode:  # noqa: S603
-        raise SystemExit(f"pip could not download what {lock} names: is the package index reachable?")
+        raise SystemExit(f"pip could not download what {lock} names; its reason is above.")
     return next(Path(folder).glob("*.whl"))
 
 
