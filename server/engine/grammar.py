@@ -4,6 +4,7 @@ import json
 import math
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from llama_cpp.llama_grammar import SchemaConverter
 
@@ -55,13 +56,35 @@ def grammar_of(form: str | JsonObject | None) -> str | None:
     return _convert(dict(form))
 
 
+class _References(dict[str, Any]):
+    """Finds what a ``$ref`` means when it is asked for."""
+
+    def __init__(self, root: Any) -> None:
+        super().__init__()
+        self._root = root
+
+    def __missing__(self, ref: str) -> Any:
+        if not ref.startswith("#"):
+            raise ValueError(f"$ref {ref}: only what is in the schema itself can be named")
+        target = self._root
+        for step in ref.split("/")[1:]:
+            key = unquote(step).replace("~1", "/").replace("~0", "~")
+            try:
+                target = target[int(key)] if isinstance(target, list) else target[key]
+            except (LookupError, TypeError, ValueError) as error:
+                raise ValueError(f"$ref {ref} leads nowhere") from error
+        return target
+
+
 class _Converter(SchemaConverter):
     """llama-cpp-python's converter, kept from what would make it, or llama.cpp behind it, hang or crash."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Any) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
             prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False
         )
+        # The inherited search for them stops at the first $ref, and so at recursive models' root.
+        self._refs = _References(root)
         self._visits = 0
         self._names: dict[str, str] = {}
 
@@ -71,6 +94,11 @@ class _Converter(SchemaConverter):
         if self._visits > MOST_VISITS:
             raise ValueError("it is too large")
         return super().visit(_tamed(schema, is_root=not name), name)  # type: ignore[no-untyped-call]
+
+    def _format_literal(self, literal: str) -> str:
+        # The inherited one leaves backslashes, which are GBNF's own escapes, as they are.
+        text = json.dumps(json.loads(literal), ensure_ascii=False)
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
     def _resolve_ref(self, ref: str) -> str:
         # The inherited one takes a property's rule for the definition of the same name.
@@ -98,8 +126,8 @@ class _Converter(SchemaConverter):
 def _convert(schema: dict[str, Any]) -> str:
     try:
         plain = json.loads(json.dumps(schema))
-        converter = _Converter()
-        converter.visit(converter.resolve_refs(plain, "stdin"), "")
+        converter = _Converter(plain)
+        converter.visit(plain, "")
         converter.check()
         grammar = str(converter.format_grammar())  # type: ignore[no-untyped-call]
         grammar.encode()
@@ -120,7 +148,7 @@ def _tamed(schema: Any, *, is_root: bool) -> Any:
         raise TypeError(f"{json.dumps(schema)} is no schema")
     if not _STRUCTURE & schema.keys():
         return ANY_OBJECT if is_root else ANY_VALUE
-    if not all(schema[key] for key in ("enum", *_UNIONS) if key in schema):
+    if not all(schema[key] for key in ("type", "enum", *_UNIONS) if key in schema):
         raise ValueError("an empty list of alternatives allows nothing")
     if isinstance(schema.get("pattern"), str):
         _check_pattern(schema["pattern"])

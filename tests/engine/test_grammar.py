@@ -1,0 +1,359 @@
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from server.domain.errors import InvalidRequest
+from server.engine.grammar import MOST_OPTIONAL_TIMES, grammar_of
+
+PIECE = re.compile(r'"((?:\\.|[^"\\])*)"|(\[(?:\\.|[^\]\\])*\])|([\w-]+)|([()|*+?])|\s+')
+DEPTH = 2
+"""Rules that call themselves are followed this far."""
+
+
+def as_regex(grammar: str) -> re.Pattern[str]:
+    """GBNF as Python's regular expression, for as much of it as short documents need."""
+    rules = dict(line.split(" ::= ", 1) for line in grammar.splitlines())
+
+    def expand(name: str, above: tuple[str, ...]) -> str:
+        if above.count(name) > DEPTH:
+            return "(?!)"
+        body = ""
+        rest = rules[name]
+        while rest:
+            piece = PIECE.match(rest)
+            assert piece, rest
+            literal, characters, reference, sign = piece.groups()
+            if literal is not None:
+                body += "(?:" + re.escape(json.loads('"' + literal + '"')) + ")"
+            elif characters or sign:
+                body += characters or sign
+            elif reference:
+                body += expand(reference, (*above, name))
+            rest = rest[piece.end() :]
+        return f"(?:{body})"
+
+    return re.compile(expand("root", ()))
+
+
+def accepts(form: Any, document: Any) -> bool:
+    grammar = grammar_of(form)
+    assert grammar is not None
+    return bool(as_regex(grammar).fullmatch(json.dumps(document, separators=(",", ":"), ensure_ascii=False)))
+
+
+def refusal(form: Any) -> str:
+    with pytest.raises(InvalidRequest) as error:
+        grammar_of(form)
+    assert str(error.value).startswith("invalid format: ")
+    assert len(str(error.value)) < 1000
+    return str(error.value)
+
+
+@pytest.mark.parametrize("form", [None, ""])
+def test_no_constraint(form: str | None) -> None:
+    assert grammar_of(form) is None
+
+
+@pytest.mark.parametrize("document", [{}, {"a": 1}, {"a": [True, None, "x", {"b": -1.5}]}])
+def test_json_is_any_object(document: Any) -> None:
+    assert accepts("json", document)
+
+
+def test_json_is_an_object() -> None:
+    assert not accepts("json", [1])
+    assert not accepts("json", "a")
+    assert grammar_of({}) == grammar_of("json")
+    assert grammar_of({"title": "Anything"}) == grammar_of("json")
+
+
+@pytest.mark.parametrize("form", ["JSON", "yaml", '"', "ü"])
+def test_other_words(form: str) -> None:
+    expected = f'invalid format: {json.dumps(form)}; expected "json" or a valid JSON Schema object'
+    assert refusal(form) == expected
+
+
+PERSON = {
+    "title": "Person",
+    "type": "object",
+    "properties": {
+        "name": {"title": "Name", "type": "string"},
+        "age": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None, "title": "Age"},
+        "kind": {"enum": ["a", "b"]},
+        "tags": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}, "maxItems": 2},
+        "home": {"$ref": "#/$defs/Address"},
+        "work": {"anyOf": [{"$ref": "#/$defs/Address"}, {"type": "null"}]},
+    },
+    "required": ["name", "age", "home"],
+    "additionalProperties": False,
+    "$defs": {
+        "Address": {
+            "type": "object",
+            "properties": {"street": {"type": "string", "minLength": 2, "maxLength": 4}},
+            "required": ["street"],
+        }
+    },
+}
+HOME = {"street": "abc"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"name": "Ada", "age": 36, "home": HOME},
+        {"name": "Ada", "age": None, "home": HOME},
+        {"name": "Ada", "age": 36, "home": HOME, "kind": "b"},
+        {"name": "Ada", "age": 36, "home": HOME, "kind": "a", "tags": [["x", "y"], []], "work": None},
+        {"name": "Ada", "age": 36, "home": HOME, "work": HOME},
+    ],
+)
+def test_what_pydantic_writes(document: Any) -> None:
+    assert accepts(PERSON, document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"name": "Ada", "age": 36},
+        {"name": "Ada", "age": "36", "home": HOME},
+        {"name": "Ada", "age": 1.5, "home": HOME},
+        {"name": "Ada", "age": 36, "home": HOME, "kind": "c"},
+        {"name": "Ada", "age": 36, "home": HOME, "tags": [[], [], []]},
+        {"name": "Ada", "age": 36, "home": HOME, "tags": ["x"]},
+        {"name": "Ada", "age": 36, "home": HOME, "more": 1},
+        {"name": "Ada", "age": 36, "home": {"street": "a"}},
+        {"name": "Ada", "age": 36, "home": {"street": "abcde"}},
+        {"name": "Ada", "age": 36, "home": HOME, "work": {}},
+    ],
+)
+def test_what_pydantic_does_not_allow(document: Any) -> None:
+    assert not accepts(PERSON, document)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": ["string", "null"]}, [None, "a"], [1]),
+        ({"const": {"a": [1]}}, [], [{"a": 1}]),
+        ({"enum": ['say "a"', "C:\\new", "a\nb", "/"]}, ['say "a"', "C:\\new", "a\nb", "/"], ["C:\new"]),
+        ({"properties": {'"\\é': {"const": 1}}}, [{'"\\é': 1}], [{"é": 1}]),
+        ({"enum": ["é", 1, None, True]}, ["é", 1, None, True], ["e", False]),
+        ({"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2}, [[1], [1, 2]], [[]]),
+        ({"type": "array", "minItems": 3, "items": {"enum": [1]}}, [[1, 1, 1], [1] * 4], [[1, 1]]),
+        ({"type": "array", "items": {}}, [[], [1, "a", {"b": 2}]], [{}]),
+        ({"type": "array", "items": True}, [[], [1, "a", {"b": 2}]], [{}]),
+        ({"type": "array"}, [[], [1, [2]]], ["a"]),
+        ({"prefixItems": [{"type": "integer"}, {"type": "string"}]}, [[1, "a"]], [["a", 1]]),
+        ({"properties": {"any": {"title": "Any"}}}, [{"any": 1}, {"any": ["a"]}, {}], [1]),
+        (
+            {"type": "object", "additionalProperties": {"type": "integer"}},
+            [{"a": 1, "b": 2}, {}],
+            [{"a": "b"}],
+        ),
+        ({"type": "object", "additionalProperties": True}, [{"a": 1}], [1]),
+        ({"type": "object", "additionalProperties": False}, [{}], [{"a": 1}]),
+        ({"type": "string", "pattern": "^[a-c]{2,3}-\\[x\\]$"}, ["ab-[x]", "abc-[x]"], ["a-[x]", "ab-x"]),
+        ({"type": "string", "pattern": "^(ab|c)+$"}, ["ab", "cab"], ["", "ad"]),
+        ({"type": "string", "format": "date"}, ["2024-02-29"], ["2024-13-01", "soon"]),
+        ({"type": "string", "format": "email"}, ["a@b.c"], [1]),
+        ({"allOf": [{"properties": {"a": {"type": "integer"}}}]}, [{"a": 1}], [{"a": "b"}]),
+        ({"type": "boolean"}, [True, False], [None, 0]),
+        ({"type": "number"}, [1, -2.5], ["1"]),
+    ],
+)
+def test_what_clients_send(schema: Any, good: list[Any], bad: list[Any]) -> None:
+    for document in good:
+        assert accepts(schema, document), document
+    for document in bad:
+        assert not accepts(schema, document), document
+
+
+def test_a_schema_that_contains_itself() -> None:
+    schema = {
+        "$ref": "#/$defs/node",
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]},
+                },
+                "required": ["name", "next"],
+            }
+        },
+    }
+    assert accepts(schema, {"name": "a", "next": {"name": "b", "next": None}})
+    assert not accepts(schema, {"name": "a", "next": {"name": "b"}})
+
+
+@pytest.mark.parametrize("name", ["address", "string", "root", "a b", "ü"])
+def test_a_definition_is_not_mistaken_for_a_property_of_its_name(name: str) -> None:
+    schema = {
+        "properties": {
+            name: {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]},
+            "other": {"$ref": f"#/$defs/{name}"},
+        },
+        "required": [name, "other"],
+        "$defs": {name: {"type": "object", "properties": {"y": {"type": "integer"}}, "required": ["y"]}},
+    }
+    assert accepts(schema, {name: {"x": "a"}, "other": {"y": 1}})
+    assert not accepts(schema, {name: {"x": "a"}, "other": {"x": "a"}})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "strange"},
+        {"type": 1},
+        {"type": {"a": "b"}},
+        {"type": []},
+        {"$ref": "#/$defs/missing"},
+        {"$ref": "https://example.com/schema.json"},
+        {"$ref": "other.json"},
+        {"$ref": "#/$defs/0", "$defs": []},
+        {"$ref": "#/$defs/a/b", "$defs": {"a": "b"}},
+        {"$ref": "#"},
+        {"$ref": 1},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}},
+        {"$ref": "#/$defs/a", "$defs": {"a": 1}},
+        {"properties": []},
+        {"properties": {"a": 1}},
+        {"properties": {"a": False}},
+        {"items": 3},
+        {"items": [1]},
+        {"anyOf": []},
+        {"anyOf": 1},
+        {"oneOf": [None]},
+        {"enum": []},
+        {"enum": 1},
+        {"allOf": [1]},
+        {"type": "array", "items": {"type": "string"}, "minItems": "1"},
+        {"type": "array", "items": {"type": "string"}, "maxItems": [1]},
+        {"type": "string", "minLength": 2.5},
+        {"type": "string", "minLength": 10**9},
+        {"type": "array", "items": {"type": "string"}, "minItems": 10**9},
+        {"pattern": 1},
+        {"pattern": "a"},
+        {"pattern": "^a)$"},
+        {"pattern": "^[a$"},
+        {"pattern": "^*$"},
+        {"pattern": "^(?=a)$"},
+        {"pattern": "^a{x}$"},
+        {"pattern": "^a{1000000000}$"},
+        {"pattern": "^a{0,1000000000}$"},
+        {"pattern": "^a{1_000_000_000}$"},
+        {"pattern": "^((((((x?){9}){9}){9}){9}){9}){9}$"},
+        {"pattern": "^" + "(x?)+" * 40 + "$"},
+        {"pattern": "^\ud800$"},
+        {"format": {}},
+        {"a": {1: object()}},
+    ],
+    ids=lambda schema: str(schema)[:60].encode("ascii", "replace").decode(),
+)
+def test_broken_schemas(schema: Any) -> None:
+    refusal(schema)
+
+
+@pytest.mark.parametrize("pattern", ["^]$", "^a}$", "^[a]]$", "^(})$", "^x{2}}$", "^\\\\]$", "^a]*$"])
+def test_a_lone_bracket_does_not_hang_the_converter(pattern: str) -> None:
+    assert "not escaped" in refusal({"type": "string", "pattern": pattern})
+
+
+@pytest.mark.parametrize("pattern", ["^\\]$", "^a\\}$", "^[\\]]$", "^[}]$", "^x{2}$", "^[{]{2}$"])
+def test_brackets_in_their_places(pattern: str) -> None:
+    assert grammar_of({"type": "string", "pattern": pattern})
+
+
+@pytest.mark.parametrize("most", [MOST_OPTIONAL_TIMES + 1, 50_000, 10**12])
+@pytest.mark.parametrize(
+    ("schema", "key"),
+    [({"type": "string"}, "maxLength"), ({"type": "array", "items": {"type": "null"}}, "maxItems")],
+)
+def test_a_high_limit_is_no_limit(schema: dict[str, Any], key: str, most: int) -> None:
+    """Written out, 50,000 optional repetitions end the process: llama.cpp's stack overflows."""
+    grammar = grammar_of({**schema, key: most})
+    assert grammar is not None
+    assert len(grammar) < 1000
+    assert accepts({**schema, key: most}, "a" * 5 if key == "maxLength" else [None] * 5)
+
+
+def test_limits_up_to_there_are_kept() -> None:
+    for most in (1, 7, 60):
+        assert accepts({"type": "string", "maxLength": most}, "a" * most)
+        assert not accepts({"type": "string", "maxLength": most}, "a" * (most + 1))
+    nested = grammar_of({"type": "string", "maxLength": MOST_OPTIONAL_TIMES})
+    assert nested is not None
+    assert nested.count("(char") == MOST_OPTIONAL_TIMES
+
+
+def chain(word: str, length: int) -> dict[str, Any]:
+    """Each part names the next one twice: 2 ** length paths."""
+    links: dict[str, Any] = {
+        f"a{place}": {word: [{"$ref": f"#/$defs/a{place + 1}"}] * 2} for place in range(length)
+    }
+    return {"$ref": "#/$defs/a0", "$defs": {**links, f"a{length}": {"type": "string"}}}
+
+
+def test_alternatives_that_llama_cpp_would_follow_for_ever() -> None:
+    assert "nested without an end" in refusal(chain("anyOf", 40))
+    assert grammar_of(chain("anyOf", 5))
+
+
+def test_parts_that_the_converter_would_repeat_for_ever() -> None:
+    links: dict[str, Any] = {
+        f"a{place}": {"properties": {"p": {"allOf": [{"$ref": f"#/$defs/a{place + 1}"}] * 2}}}
+        for place in range(40)
+    }
+    schema = {"allOf": [{"$ref": "#/$defs/a0"}] * 2, "$defs": {**links, "a40": {"properties": {}}}}
+    assert "too large" in refusal(schema)
+
+
+def test_nested_beyond_python() -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(900):
+        schema = {"type": "array", "items": schema}
+    assert "nested too deeply" in refusal(schema)
+
+
+def test_many_properties() -> None:
+    schema = {"properties": {f"p{number}": {"type": "integer"} for number in range(150)}}
+    grammar = grammar_of(schema)
+    assert grammar is not None
+    assert len(grammar.splitlines()) > 150
+
+
+WORDS = st.sampled_from(
+    [
+        *("type", "$ref", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "required"),
+        *("pattern", "format", "minLength", "maxLength", "minItems", "maxItems", "additionalProperties"),
+        *("prefixItems", "$defs", "a", "string", "object", "array", "integer", "null", "number", "boolean"),
+        *("#/$defs/a", "#/a", "#", "https://x", "^a$", "^]$", "^(a|b){2,3}$", "date", "uuid", "value", ""),
+    ]
+)
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS, st.text(max_size=3))
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.dictionaries(WORDS, SCHEMAS, max_size=5))
+@example({"type": "string", "maxLength": float("nan")})
+@example({"type": "string", "minLength": float("inf")})
+@example({"type": "array", "items": {"type": "null"}, "maxItems": True})
+def test_any_json_is_a_schema_or_refused(schema: dict[str, Any]) -> None:
+    try:
+        grammar = grammar_of(schema)
+    except InvalidRequest as error:
+        assert str(error).startswith("invalid format: ")
+        return
+    assert grammar is not None
+    assert grammar.startswith("root ::= ") or "\nroot ::= " in grammar
+    grammar.encode()
