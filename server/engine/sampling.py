@@ -104,7 +104,9 @@ def penalised_tokens(sampling: Sampling, context_tokens: int) -> int:
     idle = sampling.repeat_penalty == 1 and sampling.presence_penalty == sampling.frequency_penalty == 0
     if idle:
         return 0
-    return context_tokens if sampling.repeat_last_n < 0 else sampling.repeat_last_n
+    # llama.cpp allocates what is asked for, be it gigabytes.
+    last_n = sampling.repeat_last_n
+    return context_tokens if last_n < 0 else min(last_n, context_tokens)
 
 
 def _penalties(model: Model, context: Context, sampling: Sampling) -> list[Any]:
