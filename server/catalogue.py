@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from server.chat.template import CHATML, ChatTemplate
+from server.chat.template import CHATML, supports_thinking, supports_tools
 from server.config import ModelSettings, Settings
 from server.domain.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
 from server.engine.gguf import GgufHeader, LazyArray, read_header
@@ -40,11 +40,12 @@ class ModelName:
         """
         plain = text.strip().partition("://")[2] or text.strip()
         # ":local" asks for what every model here is: one on this machine.
-        path, _, last = plain.removesuffix(":local").rpartition("/")
-        model, _, tag = last.partition(":")
-        host, _, namespace = path.rpartition("/")
-        name = cls(host or DEFAULT_HOST, namespace or DEFAULT_NAMESPACE, model, tag or DEFAULT_TAG)
-        if not name._is_well_formed() or last.endswith(":"):
+        *path, last = plain.removesuffix(":local").rsplit("/", 2)
+        model, colon, tag = last.partition(":")
+        namespace = path.pop() if path else DEFAULT_NAMESPACE
+        host = path.pop() if path else DEFAULT_HOST
+        name = cls(host, namespace, model, tag if colon else DEFAULT_TAG)
+        if not name._is_well_formed():
             raise InvalidRequest("invalid model name")
         return name
 
@@ -111,12 +112,11 @@ class Installed:
         """What the model can do, in Ollama's words."""
         if self.header.pooling_type:
             return ("embedding",)
-        template = ChatTemplate(self.template)
         found = {
             "completion": True,
-            "tools": template.supports_tools,
+            "tools": supports_tools(self.template),
             "insert": _knows_infill(self.header),
-            "thinking": template.supports_thinking,
+            "thinking": supports_thinking(self.template),
         }
         return tuple(capability for capability, present in found.items() if present)
 

@@ -4,6 +4,7 @@ import json
 import secrets
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NoReturn
 
 from server.domain.chat import AnswerDelta, ToolCall
 from server.engine.stops import held_back
@@ -15,7 +16,7 @@ CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 class _State(Enum):
     START = auto()
     THINKING = auto()
-    AFTER_THINKING = auto()
+    AFTER_TAG = auto()
     TEXT = auto()
     CALL = auto()
 
@@ -33,12 +34,14 @@ class Expected:
 class AnswerParser:
     """Feeds on text in pieces of any size; holds back only what may still become a tag.
 
-    A tool call that is not JSON of the right form is handed on as the text that it is.
+    A tool call that is not JSON of the right form is handed on as the text that it is. Blanks
+    around thinking and behind a tool call are dropped; those in front of one wait for more text.
     """
 
     def __init__(self, expected: Expected) -> None:
         self._expected = expected
         self._held = ""
+        self._blanks = ""
         self._thought_begun = False
         self._state = _State.THINKING if expected.inside_thinking else _State.START
 
@@ -61,9 +64,10 @@ class AnswerParser:
             rest = rest.rstrip()
             return (AnswerDelta(thinking=rest),) if rest else ()
         if self._state is _State.CALL:
-            return (_call_or_text(rest, closed=False),)
-        if self._state is not _State.TEXT and self._expected.thinking:
-            rest = rest.lstrip()
+            return (self._call_or_text(rest, closed=False),)
+        if self._state is _State.AFTER_TAG:
+            return ()
+        rest = self._blanks + rest
         return (AnswerDelta(content=rest),) if rest else ()
 
     def _advance(self) -> AnswerDelta | None:
@@ -73,7 +77,7 @@ class AnswerParser:
                 return None
             case _State.THINKING:
                 return self._think()
-            case _State.AFTER_THINKING:
+            case _State.AFTER_TAG:
                 self._skip_blanks()
                 return None
             case _State.TEXT:
@@ -97,7 +101,7 @@ class AnswerParser:
             self._held = self._held.lstrip()
         thought, closed, rest = self._held.partition(THINK_CLOSE)
         if closed:
-            self._held, self._state = rest, _State.AFTER_THINKING
+            self._held, self._state = rest, _State.AFTER_TAG
             thought = thought.rstrip()
         else:
             # Blanks at the end may be the ones in front of the closing tag.
@@ -113,34 +117,44 @@ class AnswerParser:
             self._state = _State.TEXT
 
     def _speak(self) -> AnswerDelta | None:
-        text, opened, rest = self._held.partition(CALL_OPEN) if self._expected.tools else (self._held, "", "")
+        if not self._expected.tools:
+            text, self._held = self._held, ""
+            return AnswerDelta(content=text) if text else None
+        text, opened, rest = self._held.partition(CALL_OPEN)
         if opened:
             self._held, self._state = rest, _State.CALL
-            text = text.rstrip()
         else:
-            keep = held_back(text, (CALL_OPEN,)) if self._expected.tools else 0
+            keep = held_back(text, (CALL_OPEN,))
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]
-        return AnswerDelta(content=text) if text else None
+        return self._without_last_blanks(text)
+
+    def _without_last_blanks(self, text: str) -> AnswerDelta | None:
+        """They belong to a tool call if one follows."""
+        text = self._blanks + text
+        visible = text.rstrip()
+        self._blanks = text[len(visible) :]
+        return AnswerDelta(content=visible) if visible else None
 
     def _call(self) -> AnswerDelta | None:
         body, closed, rest = self._held.partition(CALL_CLOSE)
         if not closed:
             return None
-        self._held, self._state = rest, _State.AFTER_THINKING
-        return _call_or_text(body, closed=True)
+        self._held = rest
+        return self._call_or_text(body, closed=True)
 
-
-def _call_or_text(body: str, *, closed: bool) -> AnswerDelta:
-    call = _read_call(body)
-    if call is None:
-        return AnswerDelta(content=CALL_OPEN + body + (CALL_CLOSE if closed else ""))
-    return AnswerDelta(tool_calls=(call,))
+    def _call_or_text(self, body: str, *, closed: bool) -> AnswerDelta:
+        call = _read_call(body)
+        if call is not None:
+            self._state = _State.AFTER_TAG
+            return AnswerDelta(tool_calls=(call,))
+        blanks, self._blanks, self._state = self._blanks, "", _State.TEXT
+        return AnswerDelta(content=blanks + CALL_OPEN + body + (CALL_CLOSE if closed else ""))
 
 
 def _read_call(body: str) -> ToolCall | None:
     try:
-        value = json.loads(body)
-    except ValueError:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
@@ -148,3 +162,7 @@ def _read_call(body: str) -> ToolCall | None:
     if not isinstance(arguments, dict):
         return None
     return ToolCall(value["name"], arguments, id=f"call_{secrets.token_hex(4)}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

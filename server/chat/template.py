@@ -17,6 +17,27 @@ CHATML = (
 )
 """What llama.cpp uses, too, for a model that brings no template."""
 
+_REFUSALS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a template raises when it meets what it was not written for; it runs as Python code."""
+
+
+def supports_tools(source: str) -> bool:
+    """Whether the template knows what to do with tool definitions."""
+    return "tools" in source
+
+
+def supports_thinking(source: str) -> bool:
+    """Whether the template speaks of thinking."""
+    return "<think>" in source or "enable_thinking" in source
+
 
 class ChatTemplate:
     """A compiled template. ``source`` is Jinja text as ``tokenizer.chat_template`` holds it.
@@ -27,12 +48,11 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
         self.source = source
-        self.supports_tools = "tools" in source
-        self.supports_thinking = "<think>" in source or "enable_thinking" in source
+        self.supports_thinking = supports_thinking(source)
         self._special = {"bos_token": bos, "eos_token": eos}
         try:
             self._template = _environment().from_string(source)
-        except TemplateError as error:
+        except (*_REFUSALS, SyntaxError) as error:
             raise InvalidRequest(f"the model's chat template is broken: {error}") from error
 
     def render(
@@ -56,7 +76,7 @@ class ChatTemplate:
                 **self._special,
                 **switches,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except _REFUSALS as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
 
 
@@ -71,9 +91,16 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    """Plain JSON: Jinja's own filter would escape ``<`` and ``&`` for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, default=str)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON, as transformers has it: Jinja's own filter would escape ``<`` and ``&`` for HTML."""
+    form: dict[str, Any] = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+    return json.dumps(value, ensure_ascii=ensure_ascii, default=str, **form)
 
 
 def _raise_exception(message: str) -> NoReturn:
