@@ -43,25 +43,16 @@ def _toml(value: Any) -> str:
 class RunningServer:
     """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs."""
 
-    def __init__(self, config: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "server",
-            "serve",
-            "--config",
-            str(config),
-            "--port",
-            "0",
-            *arguments,
-        ]
+    def __init__(self, config: Path, *arguments: str, port: int | None = 0) -> None:
+        flags = [] if port is None else ["--port", str(port)]
+        command = [sys.executable, "-m", "server", "serve", "--config", str(config), *flags, *arguments]
         self._process = subprocess.Popen(
             command,
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

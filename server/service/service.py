@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from server.service.report import (
     log_summaries,
 )
 from server.service.ticket import Ticket
+
+logger = logging.getLogger("llm-optimizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,12 @@ class Service:
         except TimeoutError as error:
             raise HelperFailed(f"the helper took longer than {self._helper_timeout_s:g} s") from error
         except ServiceError as error:
+            raise HelperFailed(f"the helper failed: {error}") from error
+        except HelperFailed:
+            raise
+        except Exception as error:
+            # The helper can only help: not even a bug in it may cost an answer.
+            logger.exception("the helper broke")
             raise HelperFailed(f"the helper failed: {error}") from error
 
     async def _submit(

@@ -1,0 +1,135 @@
+"""The user's own three tests, on a real server with a real model."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conversations import as_one_message, as_several_messages
+from tests.running import RunningServer, embedded_config
+
+MIDDLE, LARGE = 3568, 10_981
+
+
+@pytest.fixture(scope="module")
+def short_summaries(
+    embedded_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """The default thresholds; short summaries, so that the tests take seconds on two cores."""
+    config = tmp_path_factory.mktemp("router") / "config.toml"
+    router = {"summary_chars_max": 120, "helper_timeout_s": 900.0}
+    config.write_text(embedded_config(embedded_model, router=router))
+    running = RunningServer(config)
+    yield running
+    running.kill()
+
+
+def ask(
+    server: RunningServer, messages: list[dict[str, Any]], **body: Any
+) -> tuple[list[dict[str, Any]], Any]:
+    """The lines of a streamed answer, and its headers."""
+    request = {
+        "model": "smollm2:135m",
+        "messages": messages,
+        "options": {"num_predict": 8, "temperature": 0},
+        **body,
+    }
+    with server.client() as client, client.stream("POST", "/api/chat", json=request) as response:
+        lines = [json.loads(line) for line in response.iter_lines()]
+        assert response.status_code == 200, lines
+        return lines, response.headers
+
+
+def new_lines(server: RunningServer, before: int) -> list[str]:
+    return [line.split(" ", 2)[-1].strip() for line in server.log[before:]]
+
+
+def test_a_few_tokens_go_straight_to_the_generator(short_summaries: RunningServer) -> None:
+    before = len(short_summaries.log)
+    lines, headers = ask(short_summaries, [{"role": "user", "content": "O que é Python?"}], stream=True)
+    assert headers["X-LLM-Optimizer-Strategy"] == "A"
+    assert lines[-1]["llm_optimizer"]["strategy"] == "A"
+    assert new_lines(short_summaries, before)[0] == "/api/chat: direto GPU0 (3 tokens, stream=True)"
+
+
+@pytest.mark.parametrize("make", [as_several_messages, as_one_message])
+def test_a_middling_chat_is_shortened_in_one_pass(short_summaries: RunningServer, make: Any) -> None:
+    before = len(short_summaries.log)
+    lines, headers = ask(short_summaries, make(MIDDLE), stream=True)
+    done = lines[-1]["llm_optimizer"]
+    assert (headers["X-LLM-Optimizer-Strategy"], done["strategy"], done["summaries"]) == ("B", "B", 1)
+    assert done["tokens_sent"] < done["tokens_received"] / 4
+    assert done["helper_duration"] > 0
+    assert lines[-1]["prompt_eval_count"] == done["tokens_received"]
+    logged = new_lines(short_summaries, before)
+    assert logged[0] == f"/api/chat: dual-GPU pipeline B ({MIDDLE} tokens)"
+    assert logged[1].startswith("GPU1 summary: ")
+    assert logged[1].endswith(" chars")
+
+
+@pytest.mark.parametrize("make", [as_several_messages, as_one_message])
+def test_a_large_chat_is_map_reduced(short_summaries: RunningServer, make: Any) -> None:
+    before = len(short_summaries.log)
+    messages = make(LARGE)
+    lines, headers = ask(short_summaries, messages, stream=True)
+    done = lines[-1]["llm_optimizer"]
+    assert (headers["X-LLM-Optimizer-Strategy"], done["strategy"]) == ("C", "C")
+    assert done["summaries"] > 1
+    assert done["tokens_received"] > 8192 > done["tokens_sent"]
+    logged = new_lines(short_summaries, before)
+    assert logged[0] == f"/api/chat: map-reduce pipeline C ({LARGE} tokens)"
+    sent = 2 if len(messages) > 1 else 1
+    assert logged[1] == f"map-reduce {len(messages)} → {sent} msgs, {done['summaries']} summaries"
+
+
+def test_the_choice_does_not_depend_on_stream(short_summaries: RunningServer) -> None:
+    request = {
+        "model": "smollm2:135m",
+        "messages": as_one_message(MIDDLE),
+        "stream": False,
+        "options": {"num_predict": 4},
+    }
+    with short_summaries.client() as client:
+        answer = client.post("/api/chat", json=request)
+    assert answer.json()["llm_optimizer"]["strategy"] == "B"
+    assert answer.headers["X-LLM-Optimizer-Summaries"] == "1"
+    assert int(answer.headers["X-LLM-Optimizer-Helper-Ms"]) > 0
+
+
+def test_the_helper_by_name_is_not_routed(short_summaries: RunningServer) -> None:
+    lines, headers = ask(short_summaries, as_one_message(2100), model="smollm2:135m-helper")
+    assert headers["X-LLM-Optimizer-Strategy"] == "direct"
+    assert lines[-1]["llm_optimizer"]["tokens_sent"] == lines[-1]["llm_optimizer"]["tokens_received"]
+
+
+def test_a_chat_of_which_nothing_may_be_shortened_goes_direct(short_summaries: RunningServer) -> None:
+    before = len(short_summaries.log)
+    messages = [
+        {"role": "system", "content": "Be kind. " * 1000},
+        {"role": "user", "content": "Hello!"},
+    ]
+    lines, _ = ask(short_summaries, messages)
+    assert lines[-1]["llm_optimizer"]["reason"] == "nothing in this chat may be shortened"
+    assert new_lines(short_summaries, before)[0].startswith("/api/chat: direto GPU0 (2251 tokens")
+
+
+def test_headers_come_before_the_helper_is_done(short_summaries: RunningServer) -> None:
+    request = {"model": "smollm2:135m", "messages": as_several_messages(MIDDLE, "You are brief.")}
+    before = len(short_summaries.log)
+    with short_summaries.client() as client, client.stream("POST", "/api/chat", json=request) as response:
+        assert response.headers["X-LLM-Optimizer-Strategy"] == "B"
+        assert not [line for line in new_lines(short_summaries, before) if line.startswith("GPU1 summary")]
+    # The client is gone now: the helper must be free again at once.
+    with short_summaries.client() as client:
+        wait_until_idle(client)
+
+
+def wait_until_idle(client: httpx.Client) -> None:
+    for _ in range(200):
+        slots = [model["slots"] for model in client.get("/api/ps").json()["models"]]
+        if all(slot["running"] == slot["queued"] == 0 for slot in slots):
+            return
+    raise AssertionError(slots)

@@ -1,0 +1,135 @@
+"""The service with its real engines, and faults forced on the helper."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from server.app import build_service
+from server.config import load_settings
+from server.domain.chat import AnswerDelta, ChatRequest, Message, RunOptions
+from server.domain.errors import PromptTooLong
+from server.routing import shorten
+from server.service import helper as helper_module
+from server.service.report import Outcome
+from server.service.service import Service
+from tests.e2e.conversations import as_one_message, as_several_messages
+from tests.running import embedded_config
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def service(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    config = tmp_path_factory.mktemp("service") / "config.toml"
+    small = {"context": 4096}
+    config.write_text(embedded_config(embedded_model, generator=small, router={"summary_chars_max": 120}))
+    built = build_service(load_settings(config, {}, {}))
+    yield built
+    await built.fleet.close()
+
+
+def request(messages: list[dict[str, str]], max_tokens: int = 4) -> ChatRequest:
+    return ChatRequest(
+        "smollm2:135m",
+        tuple(Message(message["role"], message["content"]) for message in messages),
+        options=RunOptions(max_tokens=max_tokens),
+    )
+
+
+async def finish(service: Service, chat: ChatRequest) -> tuple[str, Outcome]:
+    reply = await service.chat(chat)
+    words = []
+    try:
+        async for part in reply:
+            if isinstance(part, Outcome):
+                return "".join(words), part
+            assert isinstance(part, AnswerDelta)
+            words.append(part.content)
+    finally:
+        await reply.aclose()
+    raise AssertionError("no outcome")
+
+
+async def test_an_exception_in_the_helper_is_no_exception_of_the_request(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def burst(*_: object) -> str:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(helper_module.LoadedHelper, "answer", burst)
+    text, outcome = await finish(service, request(as_one_message(2100)))
+    assert text
+    assert "planted" in (outcome.routing.fallback or "")
+    assert len([record for record in caplog.records if "fallback direto GPU0" in record.message]) == 1
+
+
+async def test_an_empty_summary_is_a_failure_of_the_helper(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def say_nothing(*_: object) -> str:
+        return "  \n"
+
+    monkeypatch.setattr(helper_module.LoadedHelper, "answer", say_nothing)
+    _, outcome = await finish(service, request(as_one_message(2100)))
+    assert outcome.routing.fallback == "the helper returned an empty summary"
+
+
+async def test_without_the_helper_a_chat_that_cannot_fit_is_refused_before_the_answer(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def say_nothing(*_: object) -> str:
+        return ""
+
+    monkeypatch.setattr(helper_module.LoadedHelper, "answer", say_nothing)
+    with pytest.raises(PromptTooLong, match=r"prompt is too long: \d+ tokens exceed .* 4096 tokens"):
+        await service.chat(request(as_several_messages(7000)))
+
+
+async def test_a_broken_helper_engine_is_loaded_again_for_the_next_chat(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.engine.runner import Runner
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "_advance", lambda *_: 1 / 0)
+        with pytest.raises(Exception, match="broke down"):
+            await finish(service, request([{"role": "user", "content": "Hi"}]))
+    text, outcome = await finish(service, request([{"role": "user", "content": "Hi"}]))
+    assert text
+    assert outcome.usage.generated_tokens
+
+
+async def test_a_reply_that_is_never_read_lets_everything_go(service: Service) -> None:
+    reply = await service.chat(request([{"role": "user", "content": "Tell me a story"}], max_tokens=500))
+    await reply.aclose()
+    shortened = await service.chat(request(as_one_message(2100), max_tokens=500))
+    await shortened.aclose()
+    text, _ = await finish(service, request([{"role": "user", "content": "Hi"}]))
+    assert text
+    assert all(resident.state.queued == 0 for resident in service.fleet.residents())
+
+
+async def test_the_kept_question_reaches_the_generator_word_for_word(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def summary(*_: object) -> str:
+        return "The log holds timeouts of db-1."
+
+    monkeypatch.setattr(helper_module.LoadedHelper, "answer", summary)
+    rendered: list[str] = []
+    loaded = (await service.fleet.load(service.catalogue.find("smollm2:135m"))).template
+    real = loaded.render
+    monkeypatch.setattr(
+        type(loaded), "render", lambda self, *given: rendered.append(real(*given)) or rendered[-1]
+    )
+    await finish(service, request(as_several_messages(2400)))
+    assert "You are terse." in rendered[-1]
+    assert "Which database failed most often?<|im_end|>" in rendered[-1]
+    assert "The log holds timeouts of db-1." in rendered[-1]
+    assert shorten.CHARS_PER_SUMMARY_TOKEN > 0
