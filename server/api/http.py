@@ -47,7 +47,7 @@ def status_of(error: ServiceError) -> int:
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The first JSON value of the body, whatever the Content-Type says; it must be an object.
+    """The body as JSON, whatever the Content-Type says.
 
     Raises:
         InvalidRequest: with what is wrong.
@@ -57,6 +57,15 @@ async def read_json(request: Request) -> dict[str, Any]:
         body = await request.body()
     except ClientDisconnect as error:
         raise RequestCancelled from error
+    return parsed_json(body)
+
+
+def parsed_json(body: bytes) -> dict[str, Any]:
+    """The first JSON value of ``body``, which must be an object.
+
+    Raises:
+        InvalidRequest: with what is wrong.
+    """
     if not body.strip():
         raise InvalidRequest("missing request body")
     try:

@@ -71,6 +71,11 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
     )
 
 
+async def check_format(loaded: Loaded, options: RunOptions) -> None:
+    """Raise InvalidRequest if ``options.format`` is no schema, while a status can still say so."""
+    await asyncio.to_thread(_grammar, loaded, options)
+
+
 def fits(prompt: Prompt, loaded: Loaded) -> bool:
     """Whether the context window holds the prompt and at least one more token."""
     return len(prompt.tokens) < loaded.context_tokens

@@ -22,6 +22,7 @@ from server.service.prompts import (
     chat_prompt,
     check_abilities,
     check_fits,
+    check_format,
     completion_prompt,
     fits,
     to_generation,
@@ -156,6 +157,7 @@ class Service:
     ) -> Reply:
         """Open B and C. The response starts before the helper does, unless the chat would not fit
         without it: then the helper's failure must still be able to become a status of its own."""
+        await check_format(admitted.loaded, admitted.options)
         if not fits(full, admitted.loaded):
             return await self._open(admitted, await self._shortened(request, admitted, full, plan), stack)
         admitted.loaded.engine.refuse_when_full()

@@ -128,6 +128,16 @@ def test_a_schema_that_is_none_is_an_error(client: httpx.Client, form: dict[str,
     assert error_of(chat(client, format=form, stream=stream)).startswith("invalid format: ")
 
 
+@pytest.mark.parametrize("form", ["xml", {"type": "nothing"}])
+def test_a_chat_that_would_be_shortened_has_the_status_too(client: httpx.Client, form: Any) -> None:
+    turn = [
+        {"role": "assistant", "content": "The river runs. " * 100},
+        {"role": "user", "content": "And then?"},
+    ]
+    messages = [*ASK, *turn, *turn, *turn, *turn, *turn, *turn]
+    assert error_of(chat(client, messages=messages, format=form, stream=True)).startswith("invalid format: ")
+
+
 STRANGE = {
     "long": {"type": "string", "maxLength": 100_000},
     "many": {"type": "array", "items": {"type": "string"}, "maxItems": 100_000},
