@@ -33,7 +33,7 @@ def _best_cut(text: str) -> int:
     middle = len(text) // 2
     low, high = len(text) // 4, len(text) - len(text) // 4
     for border in BORDERS:
-        places = [match.end() for match in border.finditer(text, low, high)]
+        places = [match.end() for match in border.finditer(text, low, high) if match.end() < len(text)]
         if places:
             return min(places, key=lambda place: abs(place - middle))
     return middle
