@@ -191,7 +191,8 @@ def _fingerprint(path: Path, header: GgufHeader) -> str:
     step = max((header.size_bytes - header.data_offset) // _FINGERPRINT_SAMPLES, 1)
     with path.open("rb") as file:
         digest.update(file.read(header.data_offset))
-        for start in range(header.data_offset, header.size_bytes, step):
+        last = max(header.size_bytes - _SAMPLE_BYTES, header.data_offset)
+        for start in (*range(header.data_offset, header.size_bytes, step), last):
             file.seek(start)
             digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
