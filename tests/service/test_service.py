@@ -9,7 +9,6 @@ from server.app import build_service
 from server.config import load_settings
 from server.domain.chat import AnswerDelta, ChatRequest, Message, RunOptions
 from server.domain.errors import PromptTooLong
-from server.routing import shorten
 from server.service import helper as helper_module
 from server.service.report import Outcome
 from server.service.service import Service
@@ -27,8 +26,9 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def service(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     config = tmp_path_factory.mktemp("service") / "config.toml"
-    small = {"context": 4096}
-    config.write_text(embedded_config(embedded_model, generator=small, router={"summary_chars_max": 120}))
+    generator = {"context": 1024}
+    router = {"strategy_a_max": 200, "strategy_b_max": 600, "summary_chars_max": 120}
+    config.write_text(embedded_config(embedded_model, generator=generator, router=router))
     built = build_service(load_settings(config, {}, {}))
     yield built
     await built.fleet.close()
@@ -63,7 +63,7 @@ async def test_an_exception_in_the_helper_is_no_exception_of_the_request(
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(helper_module.LoadedHelper, "answer", burst)
-    text, outcome = await finish(service, request(as_one_message(2100)))
+    text, outcome = await finish(service, request(as_one_message(400)))
     assert text
     assert "planted" in (outcome.routing.fallback or "")
     assert len([record for record in caplog.records if "fallback direto GPU0" in record.message]) == 1
@@ -76,7 +76,7 @@ async def test_an_empty_summary_is_a_failure_of_the_helper(
         return "  \n"
 
     monkeypatch.setattr(helper_module.LoadedHelper, "answer", say_nothing)
-    _, outcome = await finish(service, request(as_one_message(2100)))
+    _, outcome = await finish(service, request(as_one_message(400)))
     assert outcome.routing.fallback == "the helper returned an empty summary"
 
 
@@ -87,8 +87,8 @@ async def test_without_the_helper_a_chat_that_cannot_fit_is_refused_before_the_a
         return ""
 
     monkeypatch.setattr(helper_module.LoadedHelper, "answer", say_nothing)
-    with pytest.raises(PromptTooLong, match=r"prompt is too long: \d+ tokens exceed .* 4096 tokens"):
-        await service.chat(request(as_several_messages(7000)))
+    with pytest.raises(PromptTooLong, match=r"prompt is too long: \d+ tokens exceed .* 1024 tokens"):
+        await service.chat(request(as_several_messages(1600)))
 
 
 async def test_a_broken_helper_engine_is_loaded_again_for_the_next_chat(
@@ -108,7 +108,7 @@ async def test_a_broken_helper_engine_is_loaded_again_for_the_next_chat(
 async def test_a_reply_that_is_never_read_lets_everything_go(service: Service) -> None:
     reply = await service.chat(request([{"role": "user", "content": "Tell me a story"}], max_tokens=500))
     await reply.aclose()
-    shortened = await service.chat(request(as_one_message(2100), max_tokens=500))
+    shortened = await service.chat(request(as_one_message(400), max_tokens=500))
     await shortened.aclose()
     text, _ = await finish(service, request([{"role": "user", "content": "Hi"}]))
     assert text
@@ -128,8 +128,7 @@ async def test_the_kept_question_reaches_the_generator_word_for_word(
     monkeypatch.setattr(
         type(loaded), "render", lambda self, *given: rendered.append(real(*given)) or rendered[-1]
     )
-    await finish(service, request(as_several_messages(2400)))
+    await finish(service, request(as_several_messages(500)))
     assert "You are terse." in rendered[-1]
     assert "Which database failed most often?<|im_end|>" in rendered[-1]
     assert "The log holds timeouts of db-1." in rendered[-1]
-    assert shorten.CHARS_PER_SUMMARY_TOKEN > 0
