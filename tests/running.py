@@ -43,7 +43,13 @@ def _toml(value: Any) -> str:
 class RunningServer:
     """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs."""
 
-    def __init__(self, config: Path, *arguments: str, port: int | None = 0) -> None:
+    def __init__(
+        self,
+        config: Path,
+        *arguments: str,
+        port: int | None = 0,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         flags = [] if port is None else ["--port", str(port)]
         command = [sys.executable, "-m", "server", "serve", "--config", str(config), *flags, *arguments]
         self._process = subprocess.Popen(
@@ -52,7 +58,7 @@ class RunningServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"},
         )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

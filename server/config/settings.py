@@ -171,15 +171,16 @@ class RouterSettings(BaseModel, frozen=True, extra="forbid"):
         strict=True,
         ge=0,
         le=_MOST_TOKENS,
-        description="Longest prompt in tokens that the generator answers alone (strategy A).",
+        description="A chat of fewer estimated tokens (characters / 4) is answered by the generator alone "
+        "(strategy A).",
     )
     strategy_b_max: int = Field(
         default=6000,
         strict=True,
         ge=0,
         le=_MOST_TOKENS,
-        description="Longest prompt in tokens that the helper shortens in one pass (strategy B); a longer "
-        "one is shortened piece by piece (strategy C). It must not be below strategy_a_max.",
+        description="Up to so many estimated tokens the helper shortens a chat in one pass (strategy B); "
+        "a longer one is shortened piece by piece (strategy C). It must not be below strategy_a_max.",
     )
     max_ctx_size: int = Field(
         default=32_768,

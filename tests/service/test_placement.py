@@ -1,0 +1,108 @@
+"""A model against the device that it is meant for, without a card: ggml's and NVML's words are given."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from server.catalogue import Catalogue, Installed, Role
+from server.config import load_settings
+from server.domain.errors import ModelLoadFailed
+from server.engine.library import Device
+from server.gpu.nvml import GpuReading
+from server.service.placement import Placements
+from tests.running import embedded_config
+
+MIB = 2**20
+BIG, SMALL = "0000:01:00.0", "0000:0a:00.0"
+
+
+@dataclass
+class GivenLibrary:
+    """ggml's devices: CUDA counts the fast card first."""
+
+    found: tuple[Device, ...] = (
+        Device("CUDA0", "NVIDIA GeForce RTX 2060 SUPER", True, BIG, 8192 * MIB, 8000 * MIB),
+        Device("CUDA1", "NVIDIA GeForce GTX 1050", True, SMALL, 2048 * MIB, 2000 * MIB),
+        Device("CPU", "CPU", False, None, 0, 0),
+    )
+
+    def devices(self) -> tuple[Device, ...]:
+        return self.found
+
+
+@dataclass
+class GivenNvml:
+    """NVML counts by bus; here it meets the small card first."""
+
+    free_mib: dict[str, int] = field(default_factory=lambda: {BIG: 7900, SMALL: 1900})
+    reason: str | None = None
+
+    def devices(self) -> tuple[GpuReading, ...]:
+        return tuple(
+            GpuReading(index, pci_bus_id=bus, memory_free_bytes=self.free_mib[bus] * MIB)
+            for index, bus in enumerate((SMALL, BIG))
+            if bus in self.free_mib
+        )
+
+
+@pytest.fixture
+def installed(embedded_model: Path, tmp_path: Path) -> Installed:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        embedded_config(embedded_model, generator={"device": "cuda:0"}, helper={"device": "cuda:1"})
+    )
+    catalogue = Catalogue(load_settings(config, {}, {}))
+    return catalogue.inspect(catalogue.of(Role.GENERATOR))
+
+
+def place(installed: Installed, library: GivenLibrary, nvml: GivenNvml) -> Placements:
+    return Placements(library, nvml)  # type: ignore[arg-type]
+
+
+def test_a_model_that_fits_is_placed_by_cudas_number(installed: Installed) -> None:
+    placement = place(installed, GivenLibrary(), GivenNvml()).place(installed)
+    assert (placement.device, placement.context_tokens) == ("CUDA0", 8192)
+    assert placement.vram_bytes > 98 * MIB
+
+
+def test_a_model_that_cannot_fit_is_refused_with_the_numbers_of_its_own_card(installed: Installed) -> None:
+    nvml = GivenNvml({BIG: 150, SMALL: 1900})
+    with pytest.raises(ModelLoadFailed, match=r"needs \d+ MiB on cuda:0 .* but 150 MiB are free; lower"):
+        place(installed, GivenLibrary(), nvml).place(installed)
+
+
+def test_the_other_cards_room_does_not_matter(installed: Installed) -> None:
+    assert place(installed, GivenLibrary(), GivenNvml({BIG: 7900, SMALL: 1})).place(installed)
+
+
+def test_without_nvml_ggmls_own_figure_counts(installed: Installed) -> None:
+    full = GivenLibrary((Device("CUDA0", "some card", True, None, 8192 * MIB, 100 * MIB),))
+    with pytest.raises(ModelLoadFailed, match="but 100 MiB are free"):
+        place(installed, full, GivenNvml({})).place(installed)
+
+
+def test_a_device_that_is_not_there_is_named_with_the_remedy(installed: Installed) -> None:
+    with pytest.raises(ModelLoadFailed, match=r'generator.device = "cuda:0", but .* sees only: CPU'):
+        place(installed, GivenLibrary(GivenLibrary.found[2:]), GivenNvml()).place(installed)
+
+
+def test_a_larger_window_counts_only_what_it_takes_more(installed: Installed) -> None:
+    placements = place(installed, GivenLibrary(), GivenNvml({BIG: 800, SMALL: 1900}))
+    before = placements.place(installed)
+    after = placements.regrow(installed, before, 12_000)
+    assert after.vram_bytes > before.vram_bytes
+    with pytest.raises(ModelLoadFailed, match="but 800 MiB are free"):
+        placements.regrow(installed, before, 60_000)
+
+
+def test_too_little_memory_in_the_computer_is_a_refusal(
+    embedded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(embedded_config(embedded_model))
+    catalogue = Catalogue(load_settings(config, {}, {}))
+    monkeypatch.setattr("server.service.placement.available_ram_bytes", lambda: 200 * MIB)
+    on_cpu = catalogue.inspect(catalogue.of(Role.HELPER))
+    with pytest.raises(ModelLoadFailed, match=r"needs \d+ MiB on cpu .* but 200 MiB are free; lower helper"):
+        place(on_cpu, GivenLibrary(), GivenNvml()).place(on_cpu)
