@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.asking import GENERATOR, HELLO, answer_of, chat, chunks_of, error_of
+from tests.api.asking import GENERATOR, HELLO, answer_of, chat, chunks_of, error_of, settled
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": {"at": ["x", 1]}}}
@@ -33,12 +33,12 @@ def check_figures(last: dict[str, Any], prompt_tokens: int, generated_tokens: in
 
 def test_the_last_chunk_has_the_figures(client: httpx.Client) -> None:
     options = {"num_predict": 4, "temperature": 0}
+    whole = settled(chat, client, options=options)
     chunks = chunks_of(chat(client, stream=True, options=options))
     check_figures(chunks[-1], 33, 4)
     assert chunks[-1]["message"] == {"role": "assistant", "content": ""}
     text = "".join(chunk["message"]["content"] for chunk in chunks)
     assert all(chunk["message"]["content"] for chunk in chunks[:-1])
-    whole = answer_of(chat(client, options=options))
     check_figures(whole, 33, 4)
     assert whole["message"]["content"] == text
 

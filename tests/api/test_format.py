@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.asking import answer_of, chat, chunks_of, error_of, generate
+from tests.api.asking import answer_of, chat, chunks_of, error_of, generate, settled
 
 ASK = [{"role": "user", "content": "Give me a person as JSON."}]
 COLOUR = {
@@ -92,7 +92,7 @@ def test_an_empty_schema_is_one(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("form", [None, ""])
 def test_no_form_is_free(client: httpx.Client, form: Any) -> None:
-    free = answer_of(chat(client))["message"]["content"]
+    free = settled(chat, client)["message"]["content"]
     assert answer_of(chat(client, format=form))["message"]["content"] == free
 
 

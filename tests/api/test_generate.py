@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.asking import GENERATOR, answer_of, chunks_of, error_of, generate
+from tests.api.asking import GENERATOR, answer_of, chunks_of, error_of, generate, settled
 
 
 def test_an_answer_is_one_object(client: httpx.Client) -> None:
@@ -19,7 +19,7 @@ def test_an_answer_is_one_object(client: httpx.Client) -> None:
 
 def test_a_stream_says_the_same(client: httpx.Client) -> None:
     options = {"num_predict": 4, "temperature": 0}
-    whole = answer_of(generate(client, options=options))
+    whole = settled(generate, client, options=options)
     chunks = chunks_of(generate(client, options=options, stream=True))
     assert "".join(chunk["response"] for chunk in chunks) == whole["response"]
     assert chunks[-1]["response"] == ""

@@ -29,6 +29,7 @@ def test_chat(library: ollama.Client) -> None:
 
 
 def test_streamed_chat(library: ollama.Client) -> None:
+    library.chat(GENERATOR, HELLO, options=FEW)  # see settled()
     chunks = list(library.chat(GENERATOR, HELLO, stream=True, options=FEW))
     whole = library.chat(GENERATOR, HELLO, options=FEW).message.content
     assert "".join(chunk.message.content or "" for chunk in chunks) == whole
@@ -43,6 +44,7 @@ def test_chat_with_a_schema(library: ollama.Client) -> None:
 
 
 def test_generate(library: ollama.Client) -> None:
+    library.generate(GENERATOR, "Say hello.", options=FEW)  # see settled()
     answer = library.generate(GENERATOR, "Say hello.", options=FEW)
     assert answer.response
     assert answer.context

@@ -16,7 +16,7 @@ from server.api.ollama.options import (
 )
 from server.domain.errors import InvalidRequest
 from server.domain.generation import Sampling
-from tests.api.asking import answer_of, chat, error_of, generate
+from tests.api.asking import answer_of, chat, error_of, generate, settled
 from tests.running import RunningServer
 
 KINDS = {
@@ -208,6 +208,7 @@ def test_a_stop_string_ends_the_answer_and_stays_out(client: httpx.Client, stop:
 
 
 def test_temperature_zero_is_greedy(client: httpx.Client) -> None:
+    settled(generate, client)
     texts = {
         answer_of(generate(client, options={"num_predict": 6, "temperature": 0, "seed": seed}))["response"]
         for seed in range(3)
@@ -226,7 +227,7 @@ def test_a_seed_makes_an_answer_that_comes_again(client: httpx.Client) -> None:
 
 
 def test_top_k_one_is_greedy_too(client: httpx.Client) -> None:
-    greedy = answer_of(generate(client, options={"num_predict": 4, "temperature": 0}))["response"]
+    greedy = settled(generate, client, options={"num_predict": 4, "temperature": 0})["response"]
     options = {"num_predict": 4, "temperature": 2.0, "top_k": 1}
     assert answer_of(generate(client, options=options))["response"] == greedy
 
