@@ -5,8 +5,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from tests.running import PROJECT, RunningServer, embedded_config
+
+# A machine that builds something else meanwhile makes single examples slow, not wrong.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 

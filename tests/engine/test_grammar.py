@@ -343,7 +343,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(WORDS, SCHEMAS, max_size=5))
 @example({"type": "string", "maxLength": float("nan")})
 @example({"type": "string", "minLength": float("inf")})

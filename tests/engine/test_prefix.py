@@ -197,6 +197,6 @@ class WholeOnlyMachine(PrefixCacheMachine):
 
 
 TestPrefixCache = PrefixCacheMachine.TestCase
-TestPrefixCache.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPrefixCache.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestWholeOnly = WholeOnlyMachine.TestCase
-TestWholeOnly.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestWholeOnly.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
