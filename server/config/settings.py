@@ -15,7 +15,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _DEVICE = re.compile(r"cpu|cuda:(0|[1-9][0-9]?)")
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _MODEL_NAME = re.compile(
-    r"([a-z]+://)?([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?([A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
+    r"([a-z]+://)?(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
     rf"{_PART}(:{_PART})?"
 )
 _LARGEST_PORT = 65535
@@ -145,7 +145,8 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
     batch: int = Field(
         default=512,
         strict=True,
-        ge=32,
+        # More than the most slots: each answer takes one token of a step, and prompts need room beside.
+        ge=128,
         le=4096,
         description="How many prompt tokens are read in one step. "
         "More reads long prompts faster and takes more device memory.",

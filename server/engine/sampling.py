@@ -87,7 +87,8 @@ def _steps(model: Model, context: Context, sampling: Sampling) -> list[Any]:
     penalties = _penalties(model, context, sampling)
     if sampling.temperature <= 0:
         return [*penalties, native.llama_sampler_init_greedy()]
-    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed & 0xFFFFFFFF
+    # llama.cpp takes the largest seed for "random".
+    seed = (secrets.randbits(32) if sampling.seed is None else sampling.seed) % 0xFFFFFFFF
     return [
         *penalties,
         native.llama_sampler_init_top_k(sampling.top_k),

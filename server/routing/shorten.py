@@ -15,6 +15,9 @@ from server.routing.pieces import as_text, split
 CHARS_PER_SUMMARY_TOKEN = 3
 """A careful guess: a summary of N characters gets N / 3 tokens to be written in."""
 
+WORDS_SHARE = 0.6
+"""The helper's own words get this much of a summary; the facts that they lost get the rest."""
+
 LEAST_PIECE_TOKENS = 64
 """A helper that reads less than this at once would be asked thousands of times."""
 
@@ -42,10 +45,16 @@ class Helper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``piece_tokens`` is the largest piece of strategy C, ``summary_chars`` the length of one summary."""
+    """``piece_tokens`` is the largest piece of strategy C, ``summary_chars`` the length of one summary,
+    facts included."""
 
     piece_tokens: int
     summary_chars: int
+
+    @property
+    def words_chars(self) -> int:
+        """What the helper may write itself."""
+        return int(self.summary_chars * WORDS_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +84,14 @@ async def shorten(division: Division, strategy: Strategy, helper: Helper, limits
 
 
 async def _pieces(text: str, strategy: Strategy, helper: Helper, limits: Limits) -> list[str]:
-    overhead = await helper.count(_instructions("", limits.summary_chars))
+    overhead = await helper.count(_instructions("", limits.words_chars))
     window = helper.context_tokens - overhead - _answer_tokens(limits)
     room = min(window, limits.piece_tokens) if strategy is Strategy.C else window
     if room < LEAST_PIECE_TOKENS:
         raise HelperFailed(f"the helper's context window of {helper.context_tokens} tokens is too small")
 
     async def cut(part: str) -> list[str]:
-        tokens = await helper.count(_instructions(part, limits.summary_chars)) - overhead
+        tokens = await helper.count(_instructions(part, limits.words_chars)) - overhead
         if tokens <= room or len(part) <= 1:
             return [part]
         # Measured on the whole part: denser pieces of it are measured, and cut, again.
@@ -94,11 +103,11 @@ async def _pieces(text: str, strategy: Strategy, helper: Helper, limits: Limits)
 
 
 async def _sum_up(piece: str, helper: Helper, limits: Limits) -> str:
-    answer = await helper.answer(_instructions(piece, limits.summary_chars), _answer_tokens(limits))
-    summary = _shape(answer, limits.summary_chars)
+    answer = await helper.answer(_instructions(piece, limits.words_chars), _answer_tokens(limits))
+    summary = _shape(answer, limits.words_chars)
     if not summary:
         raise HelperFailed("the helper returned an empty summary")
-    facts = keep_facts(piece, summary, limits.summary_chars)
+    facts = keep_facts(piece, summary, limits.summary_chars - len(summary) - 1)
     return f"{summary}\n{facts}" if facts else summary
 
 
@@ -123,7 +132,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, str]]) -> list[str]:
 
 
 def _answer_tokens(limits: Limits) -> int:
-    return limits.summary_chars // CHARS_PER_SUMMARY_TOKEN + 1
+    return limits.words_chars // CHARS_PER_SUMMARY_TOKEN + 1
 
 
 def _instructions(text: str, summary_chars: int) -> tuple[Message, ...]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from server.catalogue import Installed
 from server.chat.parse import THINK_CLOSE, THINK_OPEN, Expected
 from server.domain.chat import CompletionRequest, JsonObject, Message, RunOptions
 from server.domain.errors import InvalidRequest, PromptTooLong
@@ -22,18 +23,26 @@ class Prompt:
 
 
 def check_abilities(
-    loaded: Loaded, name: str, *, tools: bool = False, images: bool = False, think: bool | str | None = None
+    installed: Installed,
+    name: str,
+    purpose: str,
+    *,
+    tools: bool = False,
+    images: bool = False,
+    think: bool | str | None = None,
 ) -> None:
     """Refuse what the model cannot do, in the words that clients look for.
+
+    ``purpose`` is ``chat`` or ``generate``.
 
     Raises:
         InvalidRequest: it lacks a capability that the request needs.
     """
-    can = loaded.installed.capabilities
+    can = installed.capabilities
     if "completion" not in can:
-        raise InvalidRequest(f'"{name}" does not support chat')
+        raise InvalidRequest(f'"{name}" does not support {purpose}')
     if tools and "tools" not in can:
-        raise InvalidRequest(f"{loaded.installed.entry.name.full} does not support tools")
+        raise InvalidRequest(f"{installed.entry.name.full} does not support tools")
     if think and "thinking" not in can:
         raise InvalidRequest(f'"{name}" does not support thinking')
     if images:

@@ -11,7 +11,7 @@ from server.catalogue import Catalogue, Entry, Role
 from server.chat.parse import AnswerParser
 from server.config import RouterSettings
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, RunOptions
-from server.domain.errors import ServiceError
+from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import Finished, TextDelta
 from server.routing.decide import Plan, Strategy, Thresholds, decide
 from server.routing.shorten import HelperFailed, Limits, Shortened, shorten
@@ -84,7 +84,12 @@ class Service:
             loaded, options = admitted.loaded, request.options
             images = any(message.images for message in request.messages)
             check_abilities(
-                loaded, request.model, tools=bool(request.tools), images=images, think=options.think
+                loaded.installed,
+                request.model,
+                "chat",
+                tools=bool(request.tools),
+                images=images,
+                think=options.think,
             )
             full = await chat_prompt(loaded, request.messages, request.tools, options.think)
             plan = self._plan(request, loaded.installed.entry)
@@ -100,18 +105,24 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, stack)
             check_abilities(
-                admitted.loaded, request.model, images=bool(request.images), think=request.options.think
+                admitted.loaded.installed,
+                request.model,
+                "generate",
+                images=bool(request.images),
+                think=request.options.think,
             )
             prompt = await completion_prompt(admitted.loaded, request)
             return await self._open(
                 admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
             )
 
-    async def load(self, name: str, options: RunOptions) -> None:
-        """Load the model ``name``, with the window and for the time that ``options`` ask for."""
+    async def load(self, name: str, purpose: str, options: RunOptions) -> None:
+        """Load the model ``name`` to ``chat`` or ``generate``, as ``options`` ask for."""
         log_ignored("load", options.ignored)
+        entry = self.catalogue.find(name)
+        check_abilities(self.catalogue.inspect(entry), name, purpose, think=options.think)
         await self.fleet.load(
-            self.catalogue.find(name),
+            entry,
             context_tokens=options.context_tokens,
             keep_alive_s=options.keep_alive_s,
         )
@@ -185,7 +196,8 @@ class Service:
             short = await self._ask_helper(plan)
             prompt = await chat_prompt(admitted.loaded, short.messages, request.tools, request.options.think)
             _check_worth(prompt, full)
-        except HelperFailed as failure:
+        except (HelperFailed, InvalidRequest) as failure:
+            # InvalidRequest: a template may refuse the shortened chat, and take the whole one.
             log_fallback(request.route, plan, str(failure))
             check_fits(full, admitted.loaded)
             return _unrouted(full, plan, plan.reason, fallback=str(failure))

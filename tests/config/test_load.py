@@ -195,7 +195,7 @@ A_DURATION = 'must be a duration such as "5m" or "1h30m", a number of seconds, o
         ("helper.slots = true", "helper.slots", "must be a whole number from 1 to 64"),
         ("helper.slots = 4.0", "helper.slots", "must be a whole number from 1 to 64"),
         ("generator.context = 255", "generator.context", "must be a whole number from 256 to 1048576"),
-        ("generator.batch = {}", "generator.batch", "must be a whole number from 32 to 4096"),
+        ("generator.batch = {}", "generator.batch", "must be a whole number from 128 to 4096"),
         ("generator.gpu_layers = -2", "generator.gpu_layers", "must be a whole number from -1 to 10000"),
         (
             "router.helper_timeout_s = 0",

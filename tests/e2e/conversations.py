@@ -6,13 +6,16 @@ QUESTION = "Which database failed most often?"
 
 
 def log_text(chars: int) -> str:
-    """A server's log of about ``chars`` characters, an error in every 40th line."""
+    """A server's log of about ``chars`` characters, an error in every 40th line.
+
+    Its long words are single tokens, which keeps the tests short where time goes by tokens.
+    """
     lines: list[str] = []
     length = 0
     while length < chars:
         number = len(lines) + 1
         if number % 40:
-            line = f"the worker took job {number} from its queue and ended it, all was well"
+            line = f"successfully processed information regarding international transportation, job {number}"
         else:
             line = f"ERROR TimeoutError: connect to db-{number % 3}.local:5432 failed after 30 s"
         lines.append(line)

@@ -88,7 +88,7 @@ def test_hanging_up_in_the_middle_of_a_long_prompt_frees_the_slot(
 
 def test_memory_does_not_grow_over_200_requests(server: RunningServer, client: httpx.Client) -> None:
     def ask(number: int) -> None:
-        request = body(f"Question {number}: " + "what is it? " * (number % 40), 2)
+        request = body(f"Question {number}: " + "what is it? " * (number % 7), 2)
         if number % 10 == 0:
             with client.stream(
                 "POST", "/api/chat", json={**request, "options": {"num_predict": 50}}

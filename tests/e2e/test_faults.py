@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conversations import as_one_message
 from tests.running import RunningServer, embedded_config
 
-MIDDLE, LARGE = 400, 1600
+MIDDLE, LARGE = 400, 3200
 SMALL: dict[str, dict[str, Any]] = {
     "generator": {"context": 1024},
     "router": {"strategy_a_max": 200, "strategy_b_max": 600, "summary_chars_max": 120},

@@ -55,7 +55,7 @@ def test_a_few_tokens_go_straight_to_the_generator(short_summaries: RunningServe
     assert new_lines(short_summaries, before)[0] == "/api/chat: direto GPU0 (3 tokens, stream=True)"
 
 
-@pytest.mark.parametrize("make", [as_several_messages, as_one_message])
+@pytest.mark.parametrize("make", [as_several_messages, pytest.param(as_one_message, marks=pytest.mark.slow)])
 def test_a_middling_chat_is_shortened_in_one_pass(short_summaries: RunningServer, make: Any) -> None:
     before = len(short_summaries.log)
     lines, headers = ask(short_summaries, make(MIDDLE), stream=True)
@@ -70,7 +70,7 @@ def test_a_middling_chat_is_shortened_in_one_pass(short_summaries: RunningServer
     assert logged[1].endswith(" chars")
 
 
-@pytest.mark.parametrize("make", [as_several_messages, as_one_message])
+@pytest.mark.parametrize("make", [pytest.param(as_several_messages, marks=pytest.mark.slow), as_one_message])
 def test_a_large_chat_is_map_reduced(short_summaries: RunningServer, make: Any) -> None:
     before = len(short_summaries.log)
     messages = make(LARGE)
@@ -78,7 +78,7 @@ def test_a_large_chat_is_map_reduced(short_summaries: RunningServer, make: Any) 
     done = lines[-1]["llm_optimizer"]
     assert (headers["X-LLM-Optimizer-Strategy"], done["strategy"]) == ("C", "C")
     assert done["summaries"] > 1
-    assert done["tokens_received"] > 8192 > done["tokens_sent"]
+    assert done["tokens_sent"] < done["tokens_received"] / 4
     logged = new_lines(short_summaries, before)
     assert logged[0] == f"/api/chat: map-reduce pipeline C ({LARGE} tokens)"
     sent = 2 if len(messages) > 1 else 1
@@ -108,12 +108,13 @@ def test_the_helper_by_name_is_not_routed(short_summaries: RunningServer) -> Non
 def test_a_chat_of_which_nothing_may_be_shortened_goes_direct(short_summaries: RunningServer) -> None:
     before = len(short_summaries.log)
     messages = [
-        {"role": "system", "content": "Be kind. " * 1000},
+        {"role": "system", "content": "Responsibilities " * 480},
         {"role": "user", "content": "Hello!"},
     ]
     lines, _ = ask(short_summaries, messages)
     assert lines[-1]["llm_optimizer"]["reason"] == "nothing in this chat may be shortened"
-    assert new_lines(short_summaries, before)[0].startswith("/api/chat: direto GPU0 (2251 tokens")
+    logged = [line for line in new_lines(short_summaries, before) if "direto" in line]
+    assert logged == ["/api/chat: direto GPU0 (2041 tokens, stream=True)"]
 
 
 def test_headers_come_before_the_helper_is_done(short_summaries: RunningServer) -> None:

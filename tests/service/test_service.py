@@ -88,7 +88,7 @@ async def test_without_the_helper_a_chat_that_cannot_fit_is_refused_before_the_a
 
     monkeypatch.setattr(helper_module.LoadedHelper, "answer", say_nothing)
     with pytest.raises(PromptTooLong, match=r"prompt is too long: \d+ tokens exceed .* 1024 tokens"):
-        await service.chat(request(as_several_messages(1600)))
+        await service.chat(request(as_several_messages(3200)))
 
 
 async def test_a_broken_helper_engine_is_loaded_again_for_the_next_chat(

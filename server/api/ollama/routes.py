@@ -92,7 +92,7 @@ class _Routes:
         if not body.model:
             raise InvalidRequest("model is required")
         if not body.messages:
-            return await self._load_or_unload(request, body, {"message": _EMPTY_MESSAGE})
+            return await self._load_or_unload(request, body, "chat", {"message": _EMPTY_MESSAGE})
         wanted = body.to_domain()
         reply = await unless_gone(request, self._service.chat(wanted))
         numbered = _CallNumbers(body.model)
@@ -105,7 +105,7 @@ class _Routes:
         if not body.model:
             raise ModelNotFound("")
         if not body.prompt and not body.suffix:
-            return await self._load_or_unload(request, body, {"response": ""})
+            return await self._load_or_unload(request, body, "generate", {"response": ""})
         wanted = body.to_domain()
         reply = await unless_gone(request, self._service.complete(wanted))
 
@@ -117,14 +117,16 @@ class _Routes:
             return _stream(reply, chunk, with_context=with_context)
         return await unless_gone(request, _whole(reply, chunk, with_context=with_context))
 
-    async def _load_or_unload(self, request: Request, body: Run, empty: dict[str, Any]) -> Response:
+    async def _load_or_unload(
+        self, request: Request, body: Run, purpose: str, empty: dict[str, Any]
+    ) -> Response:
         """A request without a prompt loads the model, or with ``keep_alive`` 0 unloads it."""
         options = body.run_options()
         if options.keep_alive_s == 0:
             self._service.unload(body.model)
             reason = "unload"
         else:
-            await unless_gone(request, self._service.load(body.model, options))
+            await unless_gone(request, self._service.load(body.model, purpose, options))
             reason = "load"
         answer = {"model": body.model, "created_at": now(), **empty, "done": True, "done_reason": reason}
         return JSONResponse({**answer, **without_effect(options.ignored)})
