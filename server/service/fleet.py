@@ -159,6 +159,8 @@ class Fleet:
             if berth.loaded is None:
                 berth.loaded = await asyncio.to_thread(self._load, berth.entry)
             await self._grow(berth.loaded, context_tokens)
+        # Whoever asked may have hung up while the model was loading.
+        self._start_clock(berth)
 
     def _load(self, entry: Entry) -> Loaded:
         started = time.monotonic()
@@ -248,8 +250,14 @@ class Fleet:
         """Run ``work`` to its end, whoever waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        # Who waited for it has got its error; if nobody waits any more, nobody needs it.
+        if not task.cancelled():
+            task.exception()
 
     def _fault(self, berth: _Berth) -> str | None:
         return berth.loaded.engine.state.fault if berth.loaded else None
