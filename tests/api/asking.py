@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 
 GENERATOR, HELPER = "smollm2:135m", "smollm2:135m-helper"
-HELLO = [{"role": "user", "content": "Say hello."}]
+# Its answer is beyond doubt for six tokens: no rounding of the model's sums can turn it.
+HELLO = [{"role": "user", "content": "Define gravity."}]
 
 
 def chat_body(**fields: Any) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 def generate_body(**fields: Any) -> dict[str, Any]:
     """The same for a single prompt."""
     few = {"num_predict": 1, "temperature": 0}
-    return {"model": GENERATOR, "prompt": "Say hello.", "stream": False, "options": few, **fields}
+    return {"model": GENERATOR, "prompt": "Define gravity.", "stream": False, "options": few, **fields}
 
 
 def chat(client: httpx.Client, **fields: Any) -> httpx.Response:

@@ -44,12 +44,12 @@ def test_chat_with_a_schema(library: ollama.Client) -> None:
 
 
 def test_generate(library: ollama.Client) -> None:
-    library.generate(GENERATOR, "Say hello.", options=FEW)  # see settled()
-    answer = library.generate(GENERATOR, "Say hello.", options=FEW)
+    library.generate(GENERATOR, "Define gravity.", options=FEW)  # see settled()
+    answer = library.generate(GENERATOR, "Define gravity.", options=FEW)
     assert answer.response
     assert answer.context
     assert answer.done
-    chunks = list(library.generate(GENERATOR, "Say hello.", stream=True, options=FEW))
+    chunks = list(library.generate(GENERATOR, "Define gravity.", stream=True, options=FEW))
     assert "".join(chunk.response for chunk in chunks) == answer.response
 
 

@@ -16,7 +16,7 @@ from server.routing.shorten import (
     shorten,
 )
 
-LIMITS = Limits(piece_tokens=200, summary_chars=300)
+LIMITS = Limits(piece_tokens=200, summary_chars=500)
 
 
 class ScriptedHelper:
