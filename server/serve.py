@@ -97,7 +97,7 @@ def greeting(service: Service, sockets: Sequence[socket.socket]) -> str:
     lines = [f"llm-optimizer {__version__} is ready", *(f"  listening  {url}" for url in urls)]
     for entry in service.catalogue.entries:
         resident = loaded.get(entry.role)
-        state = "NOT LOADED, see the log above"
+        state = "NOT LOADED, see the log above" if entry.settings.preload else "loaded by its first request"
         if resident is not None:
             state = f"context {resident.state.context_tokens} tokens, {resident.state.slots} slots"
         lines.append(f"  {entry.role.value:<9}  {entry.name.display} on {entry.settings.device}, {state}")
@@ -129,9 +129,10 @@ class _Startup:
         await self._service.fleet.close()
 
     async def _load_all(self) -> None:
-        reasons = await asyncio.gather(*(self._load(entry) for entry in self._service.catalogue.entries))
+        wanted = [entry for entry in self._service.catalogue.entries if entry.settings.preload]
+        reasons = await asyncio.gather(*(self._load(entry) for entry in wanted))
         faults = [reason for reason in reasons if reason is not None]
-        if len(faults) == len(reasons):
+        if faults and len(faults) == len(reasons):
             self.failure = "no model can be loaded:\n  " + "\n  ".join(faults)
             self.give_up()
             return

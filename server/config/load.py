@@ -63,8 +63,9 @@ def _with_absolute_paths(
     settings: Settings, given: Mapping[str, Given], file: Path | None, environ: Mapping[str, str]
 ) -> Settings:
     home = environ.get("HOME")
-    models_dir = _models_dir(settings.models_dir, given["models_dir"], file, home)
-    settings = settings.model_copy(update={"models_dir": models_dir})
+    models_dir = _folder(settings.models_dir, given["models_dir"], file, home)
+    cache_dir = _folder(settings.cache_dir, given["cache_dir"], file, home) or _usual_cache_dir(environ)
+    settings = settings.model_copy(update={"models_dir": models_dir, "cache_dir": cache_dir})
     folder = settings.resolved_models_dir
     models = {
         name: _with_absolute_path(model, given[f"{name}.path"], folder, home)
@@ -73,7 +74,7 @@ def _with_absolute_paths(
     return settings.model_copy(update=models)
 
 
-def _models_dir(path: Path | None, entry: Given, file: Path | None, home: str | None) -> Path | None:
+def _folder(path: Path | None, entry: Given, file: Path | None, home: str | None) -> Path | None:
     if path is None:
         return None
     path = _expanded(path, entry, home)
@@ -83,6 +84,16 @@ def _models_dir(path: Path | None, entry: Given, file: Path | None, home: str | 
         # A service's current directory is an accident; a flag's is where the user stands.
         raise ConfigError(f"{entry}: must be an absolute path, or begin with ~/")
     return path.absolute()
+
+
+def _usual_cache_dir(environ: Mapping[str, str]) -> Path | None:
+    """What systemd, the desktop or the home folder offers; None where there is nothing of the kind."""
+    if folder := environ.get("CACHE_DIRECTORY"):
+        return Path(folder.partition(":")[0])
+    if parent := environ.get("XDG_CACHE_HOME"):
+        return Path(parent, "llm-optimizer")
+    home = environ.get("HOME")
+    return Path(home, ".cache", "llm-optimizer") if home else None
 
 
 def _with_absolute_path(model: ModelSettings, entry: Given, folder: Path, home: str | None) -> ModelSettings:

@@ -55,6 +55,8 @@ class Option:
             return f"a whole number from {self._bound('ge')} to {self._bound('le')}"
         if kind is float:
             return f"a number above {self._bound('gt')} and at most {self._bound('le')}"
+        if kind is bool:
+            return "true or false"
         if get_origin(kind) is Literal:
             return "one of " + ", ".join(toml_text(choice) for choice in get_args(kind))
         return "a list of texts" if get_origin(kind) is tuple else "a text"

@@ -132,6 +132,11 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         '"5m" or "1h30m", or a number of seconds. Negative keeps it loaded for ever, '
         "and 0 unloads it at once.",
     )
+    preload: bool = Field(
+        default=True,
+        strict=True,
+        description="Load the model when the service starts; otherwise its first request does.",
+    )
     slots: int = Field(
         default=8, strict=True, ge=1, le=64, description="How many answers are generated at the same time."
     )
@@ -150,6 +155,31 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         le=4096,
         description="How many prompt tokens are read in one step. "
         "More reads long prompts faster and takes more device memory.",
+    )
+    stall_ms: int = Field(
+        default=250,
+        strict=True,
+        ge=10,
+        le=60_000,
+        description="Longest time in milliseconds that reading a new prompt should hold up the answers that "
+        "are being generated: the prompt is read in pieces of about this length.",
+    )
+    draft: int = Field(
+        default=24,
+        strict=True,
+        ge=0,
+        le=64,
+        description="Most tokens that are guessed at once when an answer repeats its prompt, and checked in "
+        "one step; 0 switches it off. The text stays the same. More takes more device memory: "
+        "4 bytes for each token of the vocabulary.",
+    )
+    host_cache_mib: int = Field(
+        default=1024,
+        strict=True,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Host memory in MiB for finished conversations that had to leave the device's memory, so "
+        "that they need not be read again; 0 is none.",
     )
     memory_margin_mib: int = Field(
         strict=True,
@@ -235,6 +265,7 @@ _HELPER = ModelSettings(
     context=4096,
     kv_type="q8_0",
     slots=4,
+    draft=0,
     memory_margin_mib=64,
 )
 
@@ -252,6 +283,20 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         default=None,
         description="Folder of the GGUF files; empty is the folder models beside the package. "
         "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
+    )
+    cache_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
+        default=None,
+        description="Folder for system prompts that were read once, so that they need not be read again after "
+        "a restart; empty is the folder llm-optimizer in the user's cache folder. It holds their tokens. "
+        "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
+    )
+    disk_cache_mib: int = Field(
+        default=4096,
+        strict=True,
+        ge=0,
+        le=1_073_741_824,
+        description="Largest size of cache_dir in MiB; the least recently used prompts go first, and 0 keeps "
+        "nothing on disk.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important messages that are still logged."

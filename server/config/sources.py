@@ -146,6 +146,8 @@ def _from_text(text: str, option: Option) -> Any:
     kind = option.field.annotation
     if get_origin(kind) is tuple:
         return _list_from_text(text)
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
     try:
         return kind(text) if kind in {int, float} else text
     except ValueError:

@@ -394,3 +394,28 @@ def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_bytes("# one\n# gr\xfc\xdfe\n".encode("latin-1"))
     assert faults(file) == [f"{file}: must be UTF-8 text (at line 2)"]
+
+
+# Where states are kept
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({}, None),
+        ({"HOME": "/home/u"}, "/home/u/.cache/llm-optimizer"),
+        ({"HOME": "/home/u", "XDG_CACHE_HOME": "/fast"}, "/fast/llm-optimizer"),
+        ({"HOME": "/home/u", "CACHE_DIRECTORY": "/var/cache/a:/var/cache/b"}, "/var/cache/a"),
+        ({"HOME": "/home/u", "LLM_OPTIMIZER_CACHE_DIR": "~/states"}, "/home/u/states"),
+    ],
+)
+def test_the_cache_folder(environ: dict[str, str], folder: str | None) -> None:
+    assert load(environ=environ).cache_dir == (Path(folder) if folder else None)
+
+
+def test_a_switch_is_true_or_false(write: Write) -> None:
+    assert load(write("helper.preload = false")).helper.preload is False
+    assert load(environ={"LLM_OPTIMIZER_HELPER__PRELOAD": "False"}).helper.preload is False
+    assert faults(environ={"LLM_OPTIMIZER_HELPER__PRELOAD": "no"}) == [
+        'LLM_OPTIMIZER_HELPER__PRELOAD = "no" (environment): must be true or false'
+    ]
