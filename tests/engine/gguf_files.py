@@ -6,6 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 ALIGNMENT = 32
 
 SCALARS = {
@@ -43,16 +45,25 @@ class Typed(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor of zeros. ``shape`` has the fastest running dimension first."""
+    """A tensor; zeros where no ``values`` are given. ``shape`` has the fastest running dimension first.
+
+    ``values`` are for F32 alone and have ``shape`` the other way round, as numpy counts.
+    """
 
     name: str
     shape: tuple[int, ...]
     type_name: str = "F32"
+    values: np.ndarray[Any, np.dtype[np.float32]] | None = None
 
     @property
     def size_bytes(self) -> int:
         _, block_elements, block_bytes = TENSOR_TYPES[self.type_name]
         return prod(self.shape) // block_elements * block_bytes
+
+    @property
+    def content(self) -> bytes:
+        data = bytes(self.size_bytes) if self.values is None else self.values.astype("<f4").tobytes()
+        return data + bytes(-len(data) % ALIGNMENT)
 
 
 def text(value: str) -> bytes:
@@ -99,15 +110,15 @@ def preamble(*, version: int = 3, tensors: int = 0, keys: int = 0) -> bytes:
 
 
 def gguf_bytes(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), *, version: int = 3) -> bytes:
-    """A whole GGUF, its tensors filled with zeros."""
+    """A whole GGUF."""
     tensors = tuple(tensors)
-    infos, data_bytes = _tensor_infos(tensors)
+    infos = _tensor_infos(tensors)
     pairs = b"".join(text(key) + value_bytes(value) for key, value in metadata.items())
     head = preamble(version=version, tensors=len(tensors), keys=len(metadata)) + pairs + infos
-    return head + bytes(-len(head) % ALIGNMENT + data_bytes)
+    return head + bytes(-len(head) % ALIGNMENT) + b"".join(tensor.content for tensor in tensors)
 
 
-def _tensor_infos(tensors: tuple[Tensor, ...]) -> tuple[bytes, int]:
+def _tensor_infos(tensors: tuple[Tensor, ...]) -> bytes:
     infos = b""
     offset = 0
     for tensor in tensors:
@@ -115,7 +126,7 @@ def _tensor_infos(tensors: tuple[Tensor, ...]) -> tuple[bytes, int]:
         infos += text(tensor.name) + struct.pack(f"<I{dimensions}Q", dimensions, *tensor.shape)
         infos += struct.pack("<IQ", TENSOR_TYPES[tensor.type_name][0], offset)
         offset += -(-tensor.size_bytes // ALIGNMENT) * ALIGNMENT
-    return infos, offset
+    return infos
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[Tensor] = ()) -> Path:
