@@ -1,0 +1,260 @@
+"""Where states of the KV cache live when they are not in the KV cache: in host memory, some on disk."""
+
+import logging
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from server.engine.disktier import DiskTier, Filed
+from server.engine.prefix import Tokens, common_prefix
+from server.engine.statefile import State
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An entry that begins like a prompt."""
+
+    number: int
+    """Identifies the entry."""
+    tokens: int
+    """Tokens of the prompt that it saves reading; at most all but the last."""
+    held: int
+    """Tokens in the state."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A state in memory, on disk, or in both while it is being written."""
+
+    tokens: Tokens
+    lasting: bool
+    used: int
+    state: State | None = None
+    filed: Filed | None = None
+    being_written: bool = False
+
+    @property
+    def ram_bytes(self) -> int:
+        return 0 if self.state is None else memoryview(self.state).nbytes
+
+
+class StateStore:
+    """States by the tokens that they hold, at most ``ram_bytes`` of them in memory.
+
+    Lasting states go on to ``disk`` in a thread of their own. They count as memory until they are
+    written, and are not given up before. A ``trimmable`` state can be cut back to any of its tokens, so
+    that a longer one serves for a shorter; states of recurrent models cannot. All calls come from one
+    thread, and only the counts may be read from any.
+    """
+
+    def __init__(self, ram_bytes: int, disk: DiskTier | None, *, trimmable: bool = True) -> None:
+        self._budget_bytes = ram_bytes
+        self._disk = disk
+        self._trimmable = trimmable
+        self._lock = threading.Lock()
+        self._entries: dict[int, _Entry] = {}
+        self._numbers = 0
+        self._clock = 0
+        self._evictions = 0
+        self._said_too_large = False
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state-writer")
+        for filed in disk.found if disk else ():
+            self._add(_Entry(filed.tokens, True, self._tick(), filed=filed))
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of the states in memory."""
+        with self._lock:
+            return self._ram_bytes()
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of the files of this store's states, as far as it knows."""
+        with self._lock:
+            return sum(entry.filed.file_bytes for entry in self._entries.values() if entry.filed)
+
+    @property
+    def entries(self) -> int:
+        """Number of states."""
+        with self._lock:
+            return len(self._entries)
+
+    @property
+    def evictions(self) -> int:
+        """States that were given up so far to make room, in memory or on disk."""
+        with self._lock:
+            return self._evictions
+
+    def best_match(self, prompt: Tokens, *, most_tokens: int) -> Stored | None:
+        """The state that saves reading most of ``prompt``, among those of at most ``most_tokens``.
+
+        At least the last token of the prompt is left to be read: its logits are needed. Among equals the
+        shortest state wins.
+        """
+        best: Stored | None = None
+        with self._lock:
+            for number, entry in self._entries.items():
+                match = Stored(number, self._usable(entry.tokens, prompt), len(entry.tokens))
+                if match.tokens > 0 and match.held <= most_tokens and _better(match, best):
+                    best = match
+        return best
+
+    def holds(self, tokens: Tokens, *, lasting: bool) -> bool:
+        """Whether ``put`` of a state for these tokens would add nothing."""
+        with self._lock:
+            return self._serving(tokens, lasting) is not None
+
+    def put(self, tokens: Tokens, state: State, *, lasting: bool) -> None:
+        """Keep a state, which nobody may change from now on, and give up others for its room.
+
+        It takes the place of states that it can serve for. Where it is too large for the budget, or for
+        what lasting states leave of it on their way to disk, it is not kept.
+        """
+        entry = None
+        with self._lock:
+            number = self._serving(tokens, lasting)
+            if number is None:
+                entry = self._admit(_Entry(tokens[:], lasting, self._tick(), state))
+        if number is not None:
+            self._use(number)
+        elif entry and lasting and self._disk:
+            self._send_to(self._disk, entry, state)
+
+    def take(self, match: Stored) -> State | None:
+        """The state of a match; None, with a line in the log, if its file has gone or is damaged.
+
+        Reading a file takes as long as the disk takes, and the entry is dropped when that fails.
+        """
+        with self._lock:
+            entry = self._entries.get(match.number)
+            state, filed = (entry.state, entry.filed) if entry else (None, None)
+        if state is None and filed and self._disk:
+            state = self._disk.read(filed)
+        if state is None:
+            self._drop(match.number)
+        else:
+            self._use(match.number)
+        return state
+
+    def close(self) -> None:
+        """Wait until every lasting state is on disk; nothing may be put afterwards."""
+        self._writer.shutdown()
+
+    def _usable(self, held: Tokens, prompt: Tokens) -> int:
+        length = min(common_prefix(prompt, held), len(prompt) - 1)
+        return length if self._trimmable or length == len(held) else 0
+
+    def _covers(self, longer: Tokens, shorter: Tokens) -> bool:
+        """Whether a state of ``longer`` serves wherever one of ``shorter`` does."""
+        begins = common_prefix(longer, shorter) == len(shorter)
+        return begins and (self._trimmable or len(longer) == len(shorter))
+
+    def _serving(self, tokens: Tokens, lasting: bool) -> int | None:
+        """The entry that makes another one for ``tokens`` superfluous. Only a lasting one stays as long."""
+        for number, entry in self._entries.items():
+            if (entry.lasting or not lasting) and self._covers(entry.tokens, tokens):
+                return number
+        return None
+
+    def _admit(self, entry: _Entry) -> _Entry | None:
+        """Take an entry in and others out; None, and none taken out, if that would not be enough."""
+        staying_bytes = sum(other.ram_bytes for other in self._entries.values() if other.being_written)
+        if staying_bytes + entry.ram_bytes > self._budget_bytes:
+            self._refuse(entry.ram_bytes, staying_bytes)
+            return None
+        self._supersede(entry.tokens)
+        while self._ram_bytes() + entry.ram_bytes > self._budget_bytes:
+            self._evict()
+        self._add(entry)
+        return entry
+
+    def _refuse(self, state_bytes: int, staying_bytes: int) -> None:
+        if state_bytes <= self._budget_bytes:
+            logger.info("a state is not kept: %d MiB are still being written", staying_bytes // _MIB)
+        elif not self._said_too_large:
+            self._said_too_large = True
+            logger.warning(
+                "a state of %d MiB is not kept, and larger ones will not be: host_cache_mib allows %d MiB",
+                state_bytes // _MIB,
+                self._budget_bytes // _MIB,
+            )
+
+    def _supersede(self, tokens: Tokens) -> None:
+        superfluous = [
+            number
+            for number, entry in self._entries.items()
+            if not entry.lasting and self._covers(tokens, entry.tokens)
+        ]
+        for number in superfluous:
+            del self._entries[number]
+
+    def _evict(self) -> None:
+        """Give up the state in memory that was used longest ago."""
+        candidates = [
+            (entry.used, number)
+            for number, entry in self._entries.items()
+            if entry.state is not None and not entry.being_written
+        ]
+        _, oldest = min(candidates)
+        del self._entries[oldest]
+        self._evictions += 1
+
+    def _send_to(self, disk: DiskTier, entry: _Entry, state: State) -> None:
+        if not disk.writable:
+            return
+        entry.being_written = True
+        # Nobody waits for the future; raised in a callback, a fault of ours gets into the log.
+        self._writer.submit(self._write, disk, entry, state).add_done_callback(Future.result)
+
+    def _write(self, disk: DiskTier, entry: _Entry, state: State) -> None:
+        """Runs in the writer's thread. From the disk on, the page cache keeps the state in memory."""
+        try:
+            outcome = disk.write(entry.tokens, state)
+            with self._lock:
+                self._forget(outcome.evicted)
+                entry.filed = outcome.filed
+                entry.state = None if outcome.filed else state
+        finally:
+            entry.being_written = False
+
+    def _forget(self, evicted: tuple[str, ...]) -> None:
+        """Drop the entries whose files have gone."""
+        self._evictions += len(evicted)
+        gone = [
+            number for number, entry in self._entries.items() if entry.filed and entry.filed.name in evicted
+        ]
+        for number in gone:
+            del self._entries[number]
+
+    def _use(self, number: int) -> None:
+        with self._lock:
+            entry = self._entries.get(number)
+            if entry is None:
+                return
+            entry.used = self._tick()
+            filed = entry.filed
+        if filed and self._disk:
+            self._disk.touch(filed)
+
+    def _drop(self, number: int) -> None:
+        with self._lock:
+            self._entries.pop(number, None)
+
+    def _add(self, entry: _Entry) -> None:
+        self._numbers += 1
+        self._entries[self._numbers] = entry
+
+    def _ram_bytes(self) -> int:
+        return sum(entry.ram_bytes for entry in self._entries.values())
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def _better(match: Stored, best: Stored | None) -> bool:
+    return best is None or (match.tokens, -match.held) > (best.tokens, -best.held)
