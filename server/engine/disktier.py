@@ -1,8 +1,8 @@
 """States of the KV cache on disk: one folder that engines and processes may share.
 
-The folder's own lock (flock) is held while room is made and a file is begun, so that the budget holds
-for all who share it. A file is written under a temporary name with a lock of its own; the kernel drops
-that lock with its process, and so tells an abandoned file from one that is being written.
+The folder's own lock (flock) is held while room is made, a file is begun and a file gets its name, so
+that the budget holds for all who share it. Until then it has a temporary name and a lock of its own,
+which the kernel drops with the process: so an abandoned file is told from one that is being written.
 """
 
 import contextlib
@@ -182,7 +182,8 @@ class DiskTier:
             file.write(state)
             file.flush()
             os.fsync(file.fileno())
-            path.replace(self._folder / filed.name)
+            with self._locked():
+                path.replace(self._folder / filed.name)
         self.touch(filed)
         return filed
 
