@@ -154,9 +154,11 @@ class StateStore:
         return begins and (self._trimmable or len(longer) == len(shorter))
 
     def _serving(self, tokens: Tokens, lasting: bool) -> int | None:
-        """The entry that makes another one for ``tokens`` superfluous. Only a lasting one stays as long."""
+        """The entry that makes another one for ``tokens`` superfluous."""
         for number, entry in self._entries.items():
-            if (entry.lasting or not lasting) and self._covers(entry.tokens, tokens):
+            # A longer state may not fit the next start's context, so a lasting one yields to its equal only.
+            equal = entry.lasting and entry.tokens == tokens
+            if equal or (not lasting and self._covers(entry.tokens, tokens)):
                 return number
         return None
 
