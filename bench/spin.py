@@ -29,14 +29,14 @@ def tokens_a_second(model_file: Path) -> float:
     library = Library()
     model = library.load_model(model_file, "CPU", -1)
     shape = ContextShape(
-        context_tokens=2048, batch_tokens=128, sequences=1, threads=2, kv_type="f16", on_gpu=False
+        context_tokens=2048, batch_tokens=128, sequences=1, outputs=1, sequence_outputs=1, threads=2, kv_type="f16", on_gpu=False
     )
     context = model.new_context(shape)
     batch = Batch(1)
     started, count = time.monotonic(), 0
     while time.monotonic() - started < SECONDS:
         batch.clear()
-        batch.add([1], count, 0, output=True)
+        batch.add([1], count, 0, outputs=1)
         context.decode(batch)
         count += 1
     return count / (time.monotonic() - started)

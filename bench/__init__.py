@@ -1,0 +1,1 @@
+"""Compares this service with llama.cpp's own llama-server: same model file, same machine, same client."""

@@ -1,0 +1,129 @@
+"""Prompts of known lengths: listings that never end by themselves, chats with tools, a file to copy."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import llama_cpp
+
+from server.chat.template import CHATML, ChatTemplate, supports_tools
+from server.domain.chat import JsonObject, Message
+from server.engine.gguf import read_header
+
+PLACES = ("bay", "shelf", "dock", "rack", "cage", "belt", "yard", "crane")
+THINGS = ("bolts", "panels", "valves", "cables", "drums", "frames", "gaskets", "motors")
+VERBS = ("moved", "counted", "packed", "weighed", "checked", "scanned", "labelled", "sorted")
+
+
+def repeatable(seed: str) -> Random:
+    """Random numbers that are the same in every run."""
+    return Random(seed)  # noqa: S311
+
+
+class Vocabulary:
+    """The model's own tokenizer, without its weights."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = llama_cpp.Llama(model_path=str(model), vocab_only=True, verbose=False)
+
+    def count(self, text: str) -> int:
+        """Tokens of ``text`` as both servers count a finished prompt."""
+        return len(self._model.tokenize(text.encode(), add_bos=True, special=True))
+
+    def cut(self, parts: Sequence[str], tokens: int) -> str:
+        """As many of ``parts``, joined, as fit into ``tokens``. Raises ValueError if all of them do."""
+        fits, too_many = 0, len(parts)
+        if self.count("".join(parts)) < tokens:
+            raise ValueError(f"there is less than {tokens} tokens of text")
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self.count("".join(parts[:middle])) <= tokens:
+                fits = middle
+            else:
+                too_many = middle
+        return "".join(parts[:fits])
+
+
+class Prompter:
+    """Makes prompts for one model. What a ``Random`` with the same seed makes is the same text."""
+
+    def __init__(self, model: Path) -> None:
+        source = read_header(model).chat_template or CHATML
+        self._template = ChatTemplate(source)
+        self._takes_tools = supports_tools(source)
+        self.vocabulary = Vocabulary(model)
+
+    def listing(self, random: Random, tokens: int) -> str:
+        """A log of at most ``tokens`` and some words less, another from its first token on each time.
+
+        Any model goes on with more lines of it, so that no answer ends early.
+        """
+        words = [f"{random.getrandbits(48):012x}", " log", ":\n"]
+        while len(words) < tokens:
+            words += _log_line(random)
+        return self.vocabulary.cut(words, tokens)
+
+    def chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> str:
+        """The prompt for a chat; tools go into the system text where the template knows none."""
+        return self._template.render(*self.as_template_takes(messages, tools))
+
+    def as_template_takes(
+        self, messages: Sequence[Message], tools: Sequence[JsonObject]
+    ) -> tuple[list[Message], list[JsonObject]]:
+        """The messages and tools of a chat in a form that loses none with this template."""
+        if self._takes_tools:
+            return list(messages), list(tools)
+        return [_told_about(tools, messages[0]), *map(_with_calls_as_text, messages[1:])], []
+
+    def instructions(self, tokens: int) -> tuple[Message, list[JsonObject]]:
+        """A system message and tools, the same ones each time, that make a prompt of ``tokens`` at most."""
+        random = repeatable("instructions")
+        tools = [_tool(random, number) for number in range(12)]
+        rules = [_rule(random, number) for number in range(tokens // 8)]
+        used = self.vocabulary.count(self.chat([Message("system", "")], tools))
+        return Message("system", self.vocabulary.cut(rules, tokens - used)), tools
+
+
+def _log_line(random: Random) -> list[str]:
+    verb, thing, place, other = (random.choice(words) for words in (VERBS, THINGS, PLACES, PLACES))
+    clock = f"{random.randrange(24):02}:{random.randrange(60):02}"
+    counts = [random.randrange(2, 99) for _ in range(3)]
+    words = (
+        f"{clock} worker {counts[0]} {verb} {counts[1]} {thing} from {place} to {other} {counts[2]}".split()
+    )
+    return [*(f"{word} " for word in words[:-1]), f"{words[-1]}\n"]
+
+
+def _rule(random: Random, number: int) -> str:
+    verb, thing, place = (random.choice(words) for words in (VERBS, THINGS, PLACES))
+    return f"{number + 1}. When {thing} are {verb} at the {place}, write down who did it and when.\n"
+
+
+def _tool(random: Random, number: int) -> JsonObject:
+    thing, place = THINGS[number % len(THINGS)], random.choice(PLACES)
+    properties = {
+        name: {
+            "type": "string",
+            "description": f"The {name} of the {thing}, as the label at the {place} says it.",
+        }
+        for name in ("identifier", "location", "reason")
+    }
+    parameters = {"type": "object", "properties": properties, "required": ["identifier"]}
+    description = f"Looks up {thing} at the {place} and answers with everything that is known about them."
+    function = {"name": f"find_{thing}_{number}", "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _told_about(tools: Sequence[JsonObject], system: Message) -> Message:
+    if not tools:
+        return system
+    return Message("system", "\n".join(["Tools:", *map(json.dumps, tools), "", system.content]))
+
+
+def _with_calls_as_text(message: Message) -> Message:
+    calls = [
+        json.dumps({"name": call.name, "arguments": dict(call.arguments)}) for call in message.tool_calls
+    ]
+    role = "user" if message.role == "tool" else message.role
+    return Message(role, "\n".join([message.content, *calls]))

@@ -1,0 +1,131 @@
+"""What a scenario works with, and how two servers take turns."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from bench.captures import Session
+from bench.client import Client
+from bench.figures import Bar, Measured
+from bench.prompts import Prompter, repeatable
+from bench.servers import Server, Setup, llama_server, our_server
+from bench.wire import Answer, EndedEarly, Request
+
+MOST_ATTEMPTS = 5
+WARM_UP_TOKENS = 600
+
+
+class Skipped(Exception):
+    """A scenario cannot be run here; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The model under test and everything around it. ``window_tokens`` is what the model was trained for."""
+
+    model: Path
+    binary: Path
+    threads: int
+    repetitions: int
+    window_tokens: int
+    prompter: Prompter
+    session: Session | None
+    folder: Path
+
+    def setup(self, context_tokens: int) -> Setup:
+        """What both servers are started with."""
+        return Setup(self.model, context_tokens, self.threads, self.folder)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One figure, and the answers that it was taken from, in an order that is the same for both servers."""
+
+    figure: float
+    answers: Sequence[Answer]
+
+
+Plan = Sequence[Request]
+MakePlan = Callable[[Random], Plan]
+Measure = Callable[[Client, Plan], Awaitable[Reading]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One line of the comparison. ``figure`` says what is measured, with its unit."""
+
+    name: str
+    what: str
+    figure: str
+    bar: Bar
+    run: Callable[[Stage], Awaitable[Measured]]
+
+
+async def compare(stage: Stage, context_tokens: int, make: MakePlan, measure: Measure) -> Measured:
+    """Start both servers anew and let them answer the same requests in turns."""
+    async with pair_of_servers(stage, context_tokens) as servers:
+        return await take_turns(stage, servers, make, measure)
+
+
+@contextlib.asynccontextmanager
+async def pair_of_servers(stage: Stage, context_tokens: int) -> AsyncIterator[tuple[Server, Server]]:
+    """Ours and llama-server, warmed up alike."""
+    setup = stage.setup(context_tokens)
+    async with our_server(setup) as ours, llama_server(stage.binary, setup) as theirs:
+        for server in (ours, theirs):
+            await warm_up(stage, server)
+        yield ours, theirs
+
+
+async def warm_up(stage: Stage, server: Server) -> None:
+    """Touch the weights and the buffers with a prompt that none of the measured ones begins like."""
+    prompt = stage.prompter.listing(repeatable("warm up"), WARM_UP_TOKENS)
+    await server.client.ask_whatever_length(Request(prompt, 8))
+
+
+async def take_turns(stage: Stage, servers: Sequence[Server], make: MakePlan, measure: Measure) -> Measured:
+    """All repetitions on both servers, each beginning with the other one."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    again = 0
+    for repetition in range(stage.repetitions):
+        for attempt in range(MOST_ATTEMPTS):
+            plan = make(repeatable(f"repetition {repetition} attempt {attempt}"))
+            try:
+                mine, other = await _both(servers, plan, measure, ours_first=repetition % 2 == 0)
+            except EndedEarly:
+                again += 1
+                continue
+            ours.append(mine.figure)
+            theirs.append(other.figure)
+            break
+    if not ours:
+        raise Skipped("the answers kept ending early")
+    notes = (f"{again} repetitions were run again, because an answer ended early",) if again else ()
+    return Measured(tuple(ours), tuple(theirs), notes=notes)
+
+
+async def _both(
+    servers: Sequence[Server], plan: Plan, measure: Measure, *, ours_first: bool
+) -> tuple[Reading, Reading]:
+    readings = {}
+    for server in servers if ours_first else reversed(servers):
+        readings[server.name] = await measure(server.client, plan)
+        await _become_idle()
+    ours, theirs = (readings[server.name] for server in servers)
+    _check_same_prompts(ours, theirs)
+    return ours, theirs
+
+
+async def _become_idle() -> None:
+    # OpenMP's threads go on spinning for some milliseconds; they would take the other server's cores.
+    await asyncio.sleep(0.05)
+
+
+def _check_same_prompts(ours: Reading, theirs: Reading) -> None:
+    mine, other = ([answer.prompt_tokens for answer in reading.answers] for reading in (ours, theirs))
+    if mine != other:
+        raise ValueError(f"the servers read different prompts: {mine} and {other} tokens")
