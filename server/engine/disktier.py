@@ -83,17 +83,13 @@ class DiskTier:
         """The states of this scope that lay there at the start, the longest unused first."""
         return self._found
 
-    @property
-    def writable(self) -> bool:
-        """Whether it is worth a try to write."""
-        return self._writable
-
     def write(self, tokens: Tokens, state: State) -> Outcome:
         """Write a state and drop the files that were used longest ago for it. Takes seconds."""
         evicted: list[str] = []
         filed = None
         try:
-            filed = self._write(tokens, state, evicted)
+            if self._writable:
+                filed = self._write(tokens, state, evicted)
         except FileNotFoundError:
             logger.info("the folder %s was emptied while a state was being written", self._folder)
         except OSError as error:
@@ -176,6 +172,10 @@ class DiskTier:
         with contextlib.ExitStack() as cleanup:
             with self._locked():
                 if not self._make_room(filed.file_bytes, evicted):
+                    logger.info(
+                        "a state of %d MiB is not written: disk_cache_mib has no room",
+                        filed.file_bytes // _MIB,
+                    )
                     return None
                 file, path = cleanup.enter_context(self._unfinished(filed))
             file.write(head)
@@ -206,7 +206,6 @@ class DiskTier:
         being_written_bytes = sum(size for _, _, size in self._sizes(_UNFINISHED))
         room_bytes = self._budget_bytes - being_written_bytes - file_bytes
         if room_bytes < 0:
-            logger.info("no room for a state of %d MiB: disk_cache_mib is too small", file_bytes // _MIB)
             return False
         states = sorted(self._sizes(_STATES))
         used_bytes = sum(size for _, _, size in states)

@@ -206,8 +206,6 @@ class StateStore:
         self._evictions += 1
 
     def _send_to(self, disk: DiskTier, entry: _Entry, state: State) -> None:
-        if not disk.writable:
-            return
         entry.being_written = True
         # Nobody waits for the future; raised in a callback, a fault of ours gets into the log.
         self._writer.submit(self._write, disk, entry, state).add_done_callback(Future.result)
