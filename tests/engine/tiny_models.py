@@ -1,7 +1,8 @@
 """Small but whole models with random weights, for architectures that no package registry carries.
 
-They babble, yet they tokenize any text, answer at any length, and what they say depends on every
-part of what they have read. Each is written within a second, is below 5 MB, and is always the same.
+They babble, in lower-case letters and spaces alone, so that an answer's text splits into the very
+tokens it was made of. They read any text, never end by themselves, and what they say depends on
+every part of what they have read. Each is written at once, is below 1 MB, and is always the same.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ STATE_WIDTH = 16
 TIME_STEP_RANK = 4
 CONVOLUTION_WIDTH = 4
 
+SPOKEN = " abcdefghijklmnopqrstuvwxyz"
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NORMAL, CONTROL = 1, 3
 
@@ -136,7 +138,7 @@ class _Weights:
         self, output_norm: str | None = "output_norm.weight", embedding_gain: float = WIDTH**0.5
     ) -> None:
         self.tensors: list[Tensor] = []
-        self._random = np.random.default_rng(20)
+        self._random = np.random.default_rng(5)
         self.matrix("token_embd.weight", WIDTH, len(_tokens()), gain=embedding_gain)
         if output_norm is not None:
             self.norm(output_norm, WIDTH)
@@ -158,8 +160,8 @@ class _Weights:
             self.norm(f"{block}.attn_norm.weight", WIDTH)
         self.matrix(f"{block}.attn_q.weight", WIDTH, WIDTH, gain=2.0)
         self.matrix(f"{block}.attn_k.weight", WIDTH, kv_heads * HEAD_WIDTH, gain=2.0)
-        self.matrix(f"{block}.attn_v.weight", WIDTH, kv_heads * HEAD_WIDTH, gain=2.0)
-        self.matrix(f"{block}.attn_output.weight", WIDTH, WIDTH, gain=2.0)
+        self.matrix(f"{block}.attn_v.weight", WIDTH, kv_heads * HEAD_WIDTH)
+        self.matrix(f"{block}.attn_output.weight", WIDTH, WIDTH)
 
     def head_norms(self, layer: int) -> None:
         self.norm(f"blk.{layer}.attn_q_norm.weight", HEAD_WIDTH, gain=2.0)
@@ -194,9 +196,10 @@ class _Weights:
         self.matrix(f"{block}.ssm_out.weight", inner, WIDTH)
 
     def _output(self) -> None:
-        # Rows of zeros: control tokens are never the best choice, so that no answer ends by chance.
-        rows = self._random.normal(0.0, 8.0 / WIDTH**0.5, (len(_tokens()), WIDTH))
-        rows[-len(CONTROL_TOKENS) :] = 0.0
+        # What is never said has rows of zeros, which are far below the best of the others.
+        rows = np.zeros((len(_tokens()), WIDTH))
+        spoken = [_tokens().index(_letters_of_bytes()[byte]) for byte in SPOKEN.encode()]
+        rows[spoken] = self._random.normal(0.0, 8.0 / WIDTH**0.5, (len(spoken), WIDTH))
         self._add("output.weight", rows)
 
     def _add(self, name: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> None:
@@ -224,7 +227,7 @@ def _transformer() -> dict[str, Any]:
 
 
 def _vocabulary() -> dict[str, Any]:
-    """One token for each byte, one for ``th``, and the control tokens at the end."""
+    """One token for each byte, one for ``TH``, and the control tokens at the end."""
     tokens = _tokens()
     kinds = [NORMAL] * (len(tokens) - len(CONTROL_TOKENS)) + [CONTROL] * len(CONTROL_TOKENS)
     return {
@@ -233,7 +236,7 @@ def _vocabulary() -> dict[str, Any]:
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [Typed("i32", kind) for kind in kinds],
         "tokenizer.ggml.token_type_count": 2,
-        "tokenizer.ggml.merges": ["t h"],
+        "tokenizer.ggml.merges": ["T H"],
         "tokenizer.ggml.bos_token_id": tokens.index("<|endoftext|>"),
         "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
         "tokenizer.ggml.add_bos_token": False,
@@ -241,7 +244,7 @@ def _vocabulary() -> dict[str, Any]:
 
 
 def _tokens() -> list[str]:
-    return [*_letters_of_bytes(), "th", *CONTROL_TOKENS]
+    return [*_letters_of_bytes(), "TH", *CONTROL_TOKENS]
 
 
 def _letters_of_bytes() -> list[str]:
