@@ -29,7 +29,14 @@ def tokens_a_second(model_file: Path) -> float:
     library = Library()
     model = library.load_model(model_file, "CPU", -1)
     shape = ContextShape(
-        context_tokens=2048, batch_tokens=128, sequences=1, outputs=1, sequence_outputs=1, threads=2, kv_type="f16", on_gpu=False
+        context_tokens=2048,
+        batch_tokens=128,
+        sequences=1,
+        outputs=1,
+        sequence_outputs=1,
+        threads=2,
+        kv_type="f16",
+        on_gpu=False,
     )
     context = model.new_context(shape)
     batch = Batch(1)

@@ -18,7 +18,8 @@ from server.config import Settings
 from server.domain.errors import ServiceError
 from server.engine.library import Library
 from server.gpu.nvml import open_nvml
-from server.service.fleet import Fleet
+from server.service.fleet import DiskCache, Fleet
+from server.service.placement import MIB
 from server.service.service import Service
 
 logger = logging.getLogger("llm-optimizer")
@@ -29,7 +30,13 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 def build_service(settings: Settings) -> Service:
     """Everything below HTTP, nothing loaded yet."""
     catalogue = Catalogue(settings)
-    fleet = Fleet(catalogue, Library(), open_nvml(), settings.router.max_ctx_size)
+    fleet = Fleet(
+        catalogue,
+        Library(),
+        open_nvml(),
+        max_context_tokens=settings.router.max_ctx_size,
+        disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
+    )
     return Service(fleet, catalogue, settings.router)
 
 

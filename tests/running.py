@@ -58,7 +58,12 @@ class RunningServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"},
+            env={
+                # Nothing of a test may stay in the user's folders.
+                "LLM_OPTIMIZER_CACHE_DIR": str(config.absolute().parent / "cache"),
+                **(os.environ if environment is None else environment),
+                "PYTHONUNBUFFERED": "1",
+            },
         )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -286,8 +286,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     )
     cache_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
         default=None,
-        description="Folder for system prompts that were read once, so that they need not be read again after "
-        "a restart; empty is the folder llm-optimizer in the user's cache folder. It holds their tokens. "
+        description="Folder for system prompts that were read once, so that they need not be read again "
+        "after a restart; empty is the folder llm-optimizer in the user's cache folder. It holds their text. "
         "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
     )
     disk_cache_mib: int = Field(

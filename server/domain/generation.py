@@ -25,6 +25,8 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids with what is added to their logits; minus infinity forbids one."""
 
 
 class FinishReason(StrEnum):
@@ -46,6 +48,13 @@ class Generation:
     """GBNF text with the rule ``root``, or None."""
     grammar_after: str | None = None
     """The grammar holds only behind the first occurrence of this text; None: from the start."""
+    lasting_tokens: int = 0
+    """So many tokens at the start also begin other conversations (system prompt, tools): they are kept
+    in the cache before all else, and on disk."""
+    background: bool = False
+    """Nobody waits for it: whoever is waited for goes first."""
+    alternatives: int | None = None
+    """Report each token's log probability, and those of so many likely ones; None: do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +70,33 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token with its bytes and the natural logarithm of its probability, before any sampling."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    alternatives: tuple["TokenScore", ...] = ()
+    """The likeliest tokens at this place, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of generated text, never half a character."""
+    """A piece of generated text, never half a character; ``scores`` of the tokens since the last one."""
 
     text: str
+    scores: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of a generation that ran to its end. ``tokens`` are the generated ids."""
+    """The last event of a generation that ran to its end. ``tokens`` are the generated ids,
+    ``scores`` those that no piece of text carried."""
 
     reason: FinishReason
     usage: Usage
     tokens: tuple[int, ...]
+    scores: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,19 @@ from server.domain.errors import (
     ServiceError,
 )
 from server.domain.generation import EventSink, Generation
+from server.engine.disktier import DiskTier
+from server.engine.figures import Figures
 from server.engine.lane import Job
 from server.engine.library import Context, ContextShape, Library, Model
 from server.engine.runner import Runner
+from server.engine.store import StateStore
 
 logger = logging.getLogger(__name__)
+
+LASTING = 4
+"""Beginnings that are kept beside the finished conversations."""
+
+_THREADS_BESIDE_A_GPU = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,11 @@ _Letter = _Add | _Grow | _LookAgain | _Close
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """How to load a model. ``device`` is ggml's name for it (``CPU``, ``CUDA0``);
-    ``gpu_layers`` -1 is all; ``threads`` 0 is one for each usable core."""
+    ``gpu_layers`` -1 is all; ``threads`` 0 is what :func:`default_threads` finds.
+
+    ``stall_s`` is how long a prompt that is being read may hold up other answers, ``draft_tokens`` how
+    many may be guessed at once. ``digest`` names the file's content; states go to ``cache_dir`` under it.
+    """
 
     path: Path
     device: str
@@ -63,16 +76,41 @@ class EngineSpec:
     slots: int = 8
     queue: int = 64
     batch_tokens: int = 512
+    stall_s: float = 0.25
+    draft_tokens: int = 24
+    digest: str = ""
+    host_cache_bytes: int = 0
+    cache_dir: Path | None = None
+    disk_cache_bytes: int = 0
+
+    @property
+    def sequences(self) -> int:
+        """Conversations in the cache: as many finished ones as can run, and some lasting beginnings."""
+        return 2 * self.slots + LASTING
+
+    @property
+    def outputs(self) -> int:
+        """Tokens of a batch that may ask for logits."""
+        return logit_rows(self.slots, self.draft_tokens)
+
+
+def logit_rows(slots: int, draft_tokens: int) -> int:
+    """Rows of logits that an engine allocates: llama.cpp wants one for each sequence at least."""
+    return max(2 * slots + LASTING, slots + draft_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """A look at an engine: ``slots`` can run at once, ``running`` do, ``queued`` wait."""
+    """A look at an engine: ``slots`` can run at once, ``running`` do, ``queued`` wait.
+
+    ``cells_in_use`` are those of running answers; ``kept_tokens`` lie in the cache for the next turn.
+    """
 
     slots: int
     running: int
     queued: int
     context_tokens: int
+    cells_in_use: int
     kept_sequences: int
     kept_tokens: int
     fault: str | None = None
@@ -90,17 +128,23 @@ class Engine:
         self._outstanding = 0
         self._fault: str | None = None
         self._opened: Future[_Opened] = Future()
-        self._state = EngineState(spec.slots, 0, 0, spec.context_tokens, 0, 0)
+        self._progress: Callable[[float], None] = lambda part: None
+        self._state = EngineState(spec.slots, 0, 0, spec.context_tokens, 0, 0, 0)
         self._thread = threading.Thread(target=self._live, name=f"engine {spec.path.name}", daemon=True)
 
     @classmethod
-    def load(cls, library: Library, spec: EngineSpec) -> "Engine":
+    def load(
+        cls, library: Library, spec: EngineSpec, progress: Callable[[float], None] | None = None
+    ) -> "Engine":
         """Load the model and allocate its context; blocks until both are there.
+
+        ``progress`` is called on the engine's thread with the part of the weights that is there.
 
         Raises:
             ModelLoadFailed: with the reason.
         """
         engine = cls(library, spec)
+        engine._progress = progress or engine._progress
         engine._thread.start()
         engine._opened.result()
         return engine
@@ -116,6 +160,17 @@ class Engine:
         state = self._state
         queued = max(self._outstanding - state.running, 0)
         return replace(state, queued=queued, fault=self._fault)
+
+    @property
+    def figures(self) -> Figures:
+        """Totals since the model was loaded."""
+        return self._opened.result().runner.figures
+
+    @property
+    def tiers(self) -> "CacheTiers":
+        """What is kept outside of the KV cache."""
+        store = self._opened.result().store
+        return CacheTiers(store.ram_bytes, store.disk_bytes, store.entries, store.evictions)
 
     def submit(self, generation: Generation, sink: EventSink) -> Job:
         """Queue a generation; its events go to ``sink`` on the engine's thread.
@@ -143,7 +198,8 @@ class Engine:
     def cancel(self, job: Job) -> None:
         """End a job at once, in the middle of a prefill too. Harmless when it has ended."""
         job.cancelled = True
-        self._interrupt(_LookAgain())
+        # A batch that reads other prompts is not worth breaking off for the one token of this job.
+        self._interrupt(_LookAgain(), at_once=self._opened.result().runner.is_reading(job))
 
     def grow(self, context_tokens: int) -> int:
         """Allocate a larger context window; blocks. Running answers are read again and go on.
@@ -159,18 +215,19 @@ class Engine:
 
     def close(self) -> None:
         """End all jobs, free context and weights; blocks until they are free."""
-        self._interrupt(_Close())
+        self._interrupt(_Close(), at_once=True)
         self._thread.join()
 
     def _refuse_when_broken(self) -> None:
         if self._fault:
             raise EngineFailed(self._fault)
 
-    def _interrupt(self, letter: _Letter) -> None:
-        """Deliver ``letter`` without waiting for the batch under way."""
+    def _interrupt(self, letter: _Letter, *, at_once: bool) -> None:
+        """Deliver ``letter``; ``at_once`` does not wait for the batch under way."""
         with self._lock:
             if self._fault is None:
-                self._opened.result().context.abort()
+                if at_once:
+                    self._opened.result().context.abort()
                 self._mail.put(letter)
 
     def _live(self) -> None:
@@ -188,18 +245,37 @@ class Engine:
         finally:
             opened.context.close()
             opened.model.close()
+            opened.store.close()
 
     def _open(self) -> "_Opened":
-        model = self._library.load_model(self.spec.path, self.spec.device, self.spec.gpu_layers)
+        spec = self.spec
+        model = self._library.load_model(spec.path, spec.device, spec.gpu_layers, self._report)
         try:
-            context = model.new_context(self._shape(self.spec.context_tokens))
+            context = model.new_context(self._shape(spec.context_tokens))
         except ServiceError:
             model.close()
             raise
-        opened = _Opened(model, context, Runner(model, context, self.spec.slots))
+        store = self._new_store(model)
+        runner = Runner(
+            model, context, store, slots=spec.slots, stall_s=spec.stall_s, draft_tokens=spec.draft_tokens
+        )
+        opened = _Opened(model, context, store, runner)
         self._look(opened.runner)
         self._opened.set_result(opened)
         return opened
+
+    def _report(self, part: float) -> bool:
+        self._progress(part)
+        return True
+
+    def _new_store(self, model: Model) -> StateStore:
+        spec = self.spec
+        disk = None
+        if spec.cache_dir and spec.disk_cache_bytes and spec.digest:
+            # All that a state's bytes depend on. The size of the context is not among it.
+            scope = f"llama-cpp-python {self._library.version}, model {spec.digest}, KV {spec.kv_type}"
+            disk = DiskTier(spec.cache_dir, spec.disk_cache_bytes, scope)
+        return StateStore(spec.host_cache_bytes, disk, trimmable=not model.recurrent)
 
     def _work(self, runner: Runner) -> None:
         while self._receive(runner):
@@ -252,14 +328,16 @@ class Engine:
 
     def _shape(self, context_tokens: int) -> ContextShape:
         spec = self.spec
+        on_gpu = spec.device != "CPU" and spec.gpu_layers != 0
         return ContextShape(
             context_tokens=context_tokens,
             batch_tokens=min(spec.batch_tokens, context_tokens),
-            # As many finished conversations stay in the cache as answers can run.
-            sequences=2 * spec.slots,
-            threads=spec.threads or usable_cores(),
+            sequences=spec.sequences,
+            outputs=spec.outputs,
+            sequence_outputs=spec.draft_tokens + 1,
+            threads=spec.threads or default_threads(on_gpu=on_gpu),
             kv_type=spec.kv_type,
-            on_gpu=spec.device != "CPU" and spec.gpu_layers != 0,
+            on_gpu=on_gpu,
         )
 
     def _end(self, runner: Runner, error: ServiceError) -> None:
@@ -282,8 +360,9 @@ class Engine:
             running=runner.running,
             queued=0,
             context_tokens=runner.context_tokens,
-            kept_sequences=runner.cache.kept_sequences,
-            kept_tokens=runner.cache.kept_tokens,
+            cells_in_use=runner.cells_in_use,
+            kept_sequences=runner.cells.kept_sequences,
+            kept_tokens=runner.cells.kept_tokens,
         )
 
 
@@ -293,7 +372,23 @@ class _Opened:
 
     model: Model
     context: Context
+    store: StateStore
     runner: Runner
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTiers:
+    """States outside of the KV cache: their bytes, their number, and how many were given up so far."""
+
+    ram_bytes: int
+    disk_bytes: int
+    states: int
+    evictions: int
+
+
+def default_threads(*, on_gpu: bool) -> int:
+    """Threads that compute: one a core, but few where a GPU does the work."""
+    return min(usable_cores(), _THREADS_BESIDE_A_GPU) if on_gpu else usable_cores()
 
 
 def usable_cores() -> int:

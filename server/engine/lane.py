@@ -5,11 +5,24 @@ import time
 from dataclasses import dataclass, field
 
 from server.domain.errors import ServiceError
-from server.domain.generation import EventSink, Failed, Finished, FinishReason, Generation, TextDelta, Usage
+from server.domain.generation import (
+    EventSink,
+    Failed,
+    Finished,
+    FinishReason,
+    Generation,
+    TextDelta,
+    TokenScore,
+    Usage,
+)
+from server.engine.drafts import Budget
 from server.engine.prefix import Held, Tokens, tokens_of
 from server.engine.sampling import Sampler
-from server.engine.scheduler import LaneView
+from server.engine.scheduler import Candidate, LaneView
 from server.engine.stops import StopScanner
+
+NOWHERE = -1
+"""The sequence number of a lane that has none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -20,26 +33,36 @@ class Job:
     generation: Generation
     sink: EventSink
     cancelled: bool = False
+    position: int = 0
+    """Place in the queue, from 1; 0 for a job that runs."""
     submitted_ns: int = field(default_factory=time.monotonic_ns)
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A job that has a sequence in the KV cache.
+    """A job with its tokens: the prompt and all that was generated.
 
-    ``tokens`` is the prompt and all that was generated; the first ``held`` of them are in the
-    cache. A lane is generating when only the token picked last is still to be read.
+    The first ``held`` of them are in the KV cache, in ``sequence``. A lane is generating when only the
+    token picked last is still to be read; ``guess`` is what may follow that token.
     """
 
     job: Job
     tokens: Tokens
     context_tokens: int
-    sequence: int = -1
+    sequence: int = NOWHERE
     held: int = 0
     reused: int = 0
+    guess: list[int] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
+    borders: tuple[int, ...] = ()
+    """Lengths at which what has been read is kept for others."""
+    stops_at_borders: bool = False
+    """Reads no further in one batch, because the model's state cannot be cut back later."""
     sampler: Sampler | None = None
     started_ns: int = 0
     first_token_ns: int = 0
+    last_token_ns: int = 0
+    _scores: list[TokenScore] = field(default_factory=list)
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
@@ -54,6 +77,16 @@ class Lane:
         return cls(job, tokens_of(job.generation.prompt), context_tokens)
 
     @property
+    def background(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.job.generation.background
+
+    @property
+    def placed(self) -> bool:
+        """Whether it has a sequence."""
+        return self.sequence != NOWHERE
+
+    @property
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
         return len(self.job.generation.prompt)
@@ -64,46 +97,67 @@ class Lane:
         return len(self.tokens) - self.prompt_tokens
 
     @property
+    def generating(self) -> bool:
+        """Whether all but the token picked last has been read."""
+        return self.generated_tokens > 0 and len(self.tokens) - self.held == 1
+
+    @property
     def view(self) -> LaneView:
-        """What the scheduler needs to know."""
-        pending = len(self.tokens) - self.held
-        return LaneView(self.job.number, pending, generating=pending == 1 and self.generated_tokens > 0)
+        """What the scheduler needs to know of a running lane."""
+        pending = 1 + len(self.guess) if self.generating else self._next_stop() - self.held
+        return LaneView(self.job.number, pending, self.generating, self.background)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What the scheduler needs to know of a waiting lane."""
+        return Candidate(self.job.number, self.tokens, self.background)
 
     @property
     def holding(self) -> Held:
         """What the lane's sequence holds now."""
         return Held(self.sequence, self.tokens[: self.held], 0)
 
-    def start(self, sequence: int, reused: int) -> None:
-        """Take a place in the cache whose first ``reused`` tokens are there already."""
-        self.sequence, self.held = sequence, reused
+    def next_tokens(self, count: int) -> Tokens:
+        """The tokens to be read next."""
+        pending = self.tokens[self.held : self.held + count]
+        pending.extend(self.guess[: count - len(pending)])
+        return pending
+
+    def place(self, sequence: int, held: int) -> None:
+        """Take a place in the cache whose first ``held`` tokens are there already."""
+        self.sequence, self.held = sequence, held
         if not self.started_ns:
             self.started_ns = time.monotonic_ns()
-            self.reused = reused
+            self.reused = held
 
-    def take(self, token: int) -> None:
-        """Append a picked token."""
-        if not self.first_token_ns:
-            self.first_token_ns = time.monotonic_ns()
+    def take(self, token: int, score: TokenScore | None) -> float | None:
+        """Append a picked token; returns the seconds since the one before, if there was one."""
+        now, before = time.monotonic_ns(), self.last_token_ns
+        self.first_token_ns = self.first_token_ns or now
+        self.last_token_ns = now
         self.tokens.append(token)
+        if score is not None:
+            self._scores.append(score)
+        return (now - before) / 1e9 if before else None
 
     def say(self, piece: bytes) -> bool:
         """Hand out the text of a token; True once a stop string is complete."""
         self._emit(self._stops.feed(self._decoder.decode(piece)))
         return self._stops.stopped
 
-    def limit_reached(self) -> bool:
-        """Whether the job's own limit or the context window allows no further token."""
+    def room(self) -> int:
+        """How many tokens may still be picked, by the job's own limit and the context window."""
         limit = self.job.generation.max_tokens
-        if limit is not None and self.generated_tokens >= limit:
-            return True
-        return len(self.tokens) >= self.context_tokens
+        in_context = self.context_tokens - len(self.tokens)
+        return in_context if limit is None else min(limit - self.generated_tokens, in_context)
 
     def finish(self, reason: FinishReason) -> None:
         """Report the end."""
         if not self._stops.stopped:
             self._emit(self._stops.feed(self._decoder.decode(b"", final=True)) + self._stops.flush())
-        self.job.sink(Finished(reason, self.usage(), tuple(self.tokens[self.prompt_tokens :])))
+        self.job.sink(
+            Finished(reason, self.usage(), tuple(self.tokens[self.prompt_tokens :]), tuple(self._scores))
+        )
 
     def fail(self, error: ServiceError) -> None:
         """Report that the job ends here for a fault."""
@@ -122,6 +176,11 @@ class Lane:
             decode_ns=now - first,
         )
 
+    def _next_stop(self) -> int:
+        borders = self.borders if self.stops_at_borders else ()
+        return next((border for border in borders if border > self.held), len(self.tokens))
+
     def _emit(self, text: str) -> None:
         if text:
-            self.job.sink(TextDelta(text))
+            scores, self._scores = tuple(self._scores), []
+            self.job.sink(TextDelta(text, scores))

@@ -8,7 +8,7 @@ import ctypes
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -44,13 +44,16 @@ class Device:
 class ContextShape:
     """What is allocated for a model's work.
 
-    ``batch_tokens`` go into one decode call; ``sequences`` conversations share
-    ``context_tokens`` cells of KV cache kept as ``kv_type``; ``on_gpu`` places the cache there.
+    ``batch_tokens`` go into one decode call, of which ``outputs`` may ask for logits, and
+    ``sequence_outputs`` of one conversation; ``sequences`` of them share ``context_tokens`` cells of
+    KV cache kept as ``kv_type``; ``on_gpu`` places the cache there.
     """
 
     context_tokens: int
     batch_tokens: int
     sequences: int
+    outputs: int
+    sequence_outputs: int
     threads: int
     kv_type: str
     on_gpu: bool
@@ -106,8 +109,12 @@ class Library:
         get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
         return tuple(_describe(get(index)) for index in range(count))
 
-    def load_model(self, path: Path, device: str, gpu_layers: int) -> "Model":
+    def load_model(
+        self, path: Path, device: str, gpu_layers: int, progress: Callable[[float], bool] | None = None
+    ) -> "Model":
         """Load the weights of ``path``; ``device`` is a name out of :meth:`devices`, or ``CPU``.
+
+        ``progress`` is called on this thread with the part that is there, from 0 to 1; False gives up.
 
         Raises:
             ModelLoadFailed: with llama.cpp's own words on the reason.
@@ -117,6 +124,8 @@ class Library:
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
         params.split_mode = native.LLAMA_SPLIT_MODE_NONE
         params.n_gpu_layers = 0 if device == "CPU" else gpu_layers
+        watch = native.llama_progress_callback(lambda part, _: progress is None or progress(part))
+        params.progress_callback = watch
         complaints = self._listen()
         pointer = native.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
@@ -132,7 +141,9 @@ class Library:
         params = native.llama_context_default_params()
         params.n_ctx = shape.context_tokens
         params.n_batch = params.n_ubatch = shape.batch_tokens
-        params.n_seq_max = params.n_outputs_max = shape.sequences
+        params.n_seq_max = shape.sequences
+        params.n_outputs_max = shape.outputs
+        params.n_outputs_max_per_seq = shape.sequence_outputs
         params.n_threads = params.n_threads_batch = shape.threads
         params.type_k = params.type_v = KV_TYPES[shape.kv_type]
         params.offload_kqv = params.op_offload = shape.on_gpu
@@ -177,6 +188,7 @@ class Model:
         self.path = path
         self._lock = threading.Lock()
         self._vocabulary = native.llama_model_get_vocab(pointer)
+        self._ends: dict[int, bool] = {}
         self.vocabulary_size = int(native.llama_vocab_n_tokens(self._vocabulary))
         self.trained_context_tokens = int(native.llama_model_n_ctx_train(pointer))
         self.size_bytes = int(native.llama_model_size(pointer))
@@ -227,7 +239,19 @@ class Model:
 
     def ends_generation(self, token: int) -> bool:
         """Whether ``token`` is the model's way to say that it has finished."""
-        return bool(native.llama_vocab_is_eog(self._vocabulary, token))
+        if token not in self._ends:
+            self._ends[token] = bool(native.llama_vocab_is_eog(self._vocabulary, token))
+        return self._ends[token]
+
+    def first_message_end(self, tokens: Sequence[int]) -> int:
+        """Length of the beginning of ``tokens`` that ends with the first end of a message; 0 without one."""
+        return next((place for place, token in enumerate(tokens, 1) if self.ends_generation(token)), 0)
+
+    def last_message_end(self, tokens: Sequence[int]) -> int:
+        """Length of the beginning of ``tokens`` that ends with the last end of a message; 0 without one."""
+        return next(
+            (place for place in range(len(tokens), 0, -1) if self.ends_generation(tokens[place - 1])), 0
+        )
 
     def close(self) -> None:
         """Free the weights; every context of the model must be closed before."""
@@ -246,6 +270,11 @@ class Model:
     def grammar(self, gbnf: str) -> Any:
         """A native sampler that allows only what ``gbnf`` allows; None where it is no grammar."""
         return native.llama_sampler_init_grammar(self._vocabulary, gbnf.encode(), b"root")
+
+    def logit_bias(self, bias: Sequence[tuple[int, float]]) -> Any:
+        """A native sampler that adds to the logits of some tokens."""
+        entries = (native.llama_logit_bias * len(bias))(*(native.llama_logit_bias(*entry) for entry in bias))
+        return native.llama_sampler_init_logit_bias(self.vocabulary_size, len(bias), entries)
 
     def _special_text(self, token: int) -> str:
         return "" if token < 0 else self._piece(token, special=True).decode("utf-8", "replace")
@@ -279,8 +308,8 @@ class Batch:
         """Forget all tokens."""
         self.size = 0
 
-    def add(self, tokens: Sequence[int], position: int, sequence: int, *, output: bool) -> int:
-        """Append ``tokens`` of one sequence; with ``output`` the last one gets logits.
+    def add(self, tokens: Sequence[int], position: int, sequence: int, *, outputs: int) -> int:
+        """Append ``tokens`` of one sequence; the last ``outputs`` of them get logits.
 
         Returns the row of the last token, which is what a sampler asks for.
         """
@@ -290,7 +319,7 @@ class Batch:
         self._sequences[part] = sequence
         self._outputs[part] = 0
         self.size += len(tokens)
-        self._outputs[self.size - 1] = output
+        self._outputs[self.size - outputs : self.size] = 1
         return self.size - 1
 
     def native(self) -> Any:
@@ -318,6 +347,7 @@ class Context:
         self.vocabulary_size = vocabulary_size
         self.context_tokens = int(native.llama_n_ctx(pointer))
         self._memory = native.llama_get_memory(pointer)
+        self._logit_row = ctypes.c_float * vocabulary_size
         self._abort_flag = ctypes.create_string_buffer(2)
         self._install_abort()
 
@@ -334,7 +364,8 @@ class Context:
 
     def logits(self, row: int) -> Logits:
         """Logits of a batch row; valid until the next decode."""
-        return np.ctypeslib.as_array(native.llama_get_logits_ith(self.pointer, row), (self.vocabulary_size,))
+        first = native.llama_get_logits_ith(self.pointer, row).contents
+        return np.ctypeslib.as_array(self._logit_row.from_address(ctypes.addressof(first)))
 
     def sample(self, chain: Any, row: int) -> int:
         """Let ``chain`` pick and accept a token from the logits of a batch row."""
@@ -351,6 +382,20 @@ class Context:
     def held_tokens(self, sequence: int) -> int:
         """How many positions a sequence holds."""
         return int(native.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    def save(self, sequence: int) -> memoryview:
+        """A copy of what a sequence holds, in host memory."""
+        state = np.empty(native.llama_state_seq_get_size(self.pointer, sequence), np.uint8)
+        written = native.llama_state_seq_get_data(self.pointer, _bytes_of(state), len(state), sequence)
+        return state[:written].data
+
+    def restore(self, sequence: int, state: memoryview | bytes | bytearray) -> bool:
+        """Put a saved state into an empty sequence; False, and it stays empty, where there is no room."""
+        source = np.frombuffer(state, np.uint8)
+        if native.llama_state_seq_set_data(self.pointer, _bytes_of(source), len(source), sequence):
+            return True
+        self.cut(sequence, 0)
+        return False
 
     def abort(self) -> None:
         """Make a running decode return :attr:`DecodeResult.ABORTED`; callable from any thread."""
@@ -409,6 +454,10 @@ class CandidateTable:
             native.llama_sampler_apply(sampler, ctypes.byref(table))
         chosen = table.data[max(table.selected, 0)]
         return int(chosen.id), float(chosen.logit)
+
+
+def _bytes_of(array: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _ggml(name: str, result: Any, *arguments: Any) -> Any:

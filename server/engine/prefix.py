@@ -1,5 +1,6 @@
 """Which tokens are in which sequence of the KV cache, and what of them a new prompt can reuse."""
 
+import itertools
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,13 +27,25 @@ def common_prefix(left: Tokens, right: Tokens) -> int:
     return first if differs[first] else shorter
 
 
+def distinct_tokens(sequences: Iterable[Tokens]) -> int:
+    """Cells that ``sequences`` take together when each beginning that some have in common is stored once."""
+    # In the order of their bytes, the nearest relative of each stands before it.
+    ordered = sorted(sequences, key=lambda tokens: tokens.tobytes())
+    shared = sum(common_prefix(left, right) for left, right in itertools.pairwise(ordered))
+    return sum(map(len, ordered)) - shared
+
+
 @dataclass(slots=True)
 class Held:
-    """The tokens that one sequence of the KV cache holds. ``used`` is a clock of uses."""
+    """The tokens that one sequence of the KV cache holds. ``used`` is a clock of uses.
+
+    ``pinned``: every new conversation starts with it, so it goes last.
+    """
 
     sequence: int
     tokens: Tokens
     used: int
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,8 @@ class PrefixCache:
 
     sequences: int
     trimmable: bool = True
+    pins: int = 4
+    """Most pinned ones; one more, and the pinned one used longest ago is like any other."""
     _free: list[int] = field(init=False)
     _kept: dict[int, Held] = field(init=False, default_factory=dict)
     _clock: int = field(init=False, default=0)
@@ -91,28 +106,50 @@ class PrefixCache:
         Raises:
             LookupError: every number is in use; evict first.
         """
-        if match.whole and match.sequence in self._kept:
-            del self._kept[match.sequence]
-            return match.sequence
+        kept = None if match.sequence is None else self._kept.get(match.sequence)
+        if kept and match.whole and not kept.pinned:
+            del self._kept[kept.sequence]
+            return kept.sequence
         if not self._free:
             raise LookupError("no free sequence")
         return self._free.pop()
 
-    def keep(self, sequence: int, tokens: Tokens) -> tuple[int, ...]:
+    def keep(self, sequence: int, tokens: Tokens, *, pinned: bool = False) -> tuple[int, ...]:
         """Keep a finished job's tokens; returns sequences that this makes superfluous.
 
         Their numbers are free again, and the caller removes their cells.
         """
         self._clock += 1
-        covered = [
-            held.sequence
-            for held in self._kept.values()
-            if common_prefix(held.tokens, tokens) == len(held.tokens)
-        ]
+        covered = self._covered_by(tokens)
         for superfluous in covered:
             self._release(superfluous)
-        self._kept[sequence] = Held(sequence, tokens, self._clock)
-        return tuple(covered)
+        self._kept[sequence] = Held(sequence, tokens, self._clock, pinned)
+        pins = sorted((held for held in self._kept.values() if held.pinned), key=lambda held: held.used)
+        for one_too_many in pins[: -self.pins]:
+            one_too_many.pinned = False
+        return covered
+
+    def _covered_by(self, tokens: Tokens) -> tuple[int, ...]:
+        """Kept sequences that are of no use beside ``tokens``; a state that cannot be cut always is."""
+        if not self.trimmable:
+            return ()
+        return tuple(
+            held.sequence
+            for held in self._kept.values()
+            if not held.pinned and common_prefix(held.tokens, tokens) == len(held.tokens)
+        )
+
+    def refresh(self, tokens: Tokens) -> bool:
+        """Note a use of the kept sequence with exactly these tokens; False if there is none."""
+        for held in self._kept.values():
+            if held.tokens == tokens:
+                self.touch(held.sequence)
+                return True
+        return False
+
+    def find(self, sequence: int) -> Held | None:
+        """What a kept sequence holds."""
+        return self._kept.get(sequence)
 
     def give_back(self, sequence: int) -> None:
         """Free the number of a sequence whose cells hold nothing worth keeping."""
@@ -124,14 +161,14 @@ class PrefixCache:
             self._clock += 1
             self._kept[sequence].used = self._clock
 
-    def evict(self, sparing: int | None = None) -> int | None:
-        """Give up the finished conversation that was used longest ago; None if there is none."""
+    def evict(self, sparing: int | None = None) -> Held | None:
+        """Give up what was used longest ago, the pinned ones last; None if there is nothing."""
         candidates = [held for held in self._kept.values() if held.sequence != sparing]
         if not candidates:
             return None
-        oldest = min(candidates, key=lambda held: held.used)
+        oldest = min(candidates, key=lambda held: (held.pinned, held.used))
         self._release(oldest.sequence)
-        return oldest.sequence
+        return oldest
 
     def _release(self, sequence: int) -> None:
         del self._kept[sequence]

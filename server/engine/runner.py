@@ -1,41 +1,70 @@
 """Fills batches, decodes them, picks tokens: the work of the engine's one thread."""
 
-import itertools
 import logging
-from collections import deque
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 
 from server.domain.errors import EngineFailed, RequestCancelled, ServiceError
 from server.domain.generation import FinishReason
+from server.engine.cells import WORTH_KEEPING_TOKENS, Cells
+from server.engine.drafts import guess
+from server.engine.figures import Figures
 from server.engine.lane import Job, Lane
 from server.engine.library import Batch, Context, DecodeResult, Model
-from server.engine.prefix import Match, PrefixCache
+from server.engine.pace import ReadingPace, StepCost
+from server.engine.prefix import distinct_tokens
 from server.engine.sampling import Sampler, penalised_tokens
-from server.engine.scheduler import Candidate, Share, admit, share_batch
+from server.engine.scheduler import Share, admit, share_batch
+from server.engine.store import StateStore
 
 logger = logging.getLogger(__name__)
 
+LEAST_PIECE_TOKENS = 32
+"""Smaller pieces of a prompt cost more than they save."""
+
+SHORTEST_GUESS_TOKENS = 2
+
 
 class Runner:
-    """All generations of one context: waiting, running, and finished ones kept for their prefix."""
+    """All generations of one context: waiting, running, and finished ones kept for their prefix.
 
-    def __init__(self, model: Model, context: Context, slots: int) -> None:
+    ``stall_s`` is how long a prompt that is being read may hold up other answers, and ``draft_tokens``
+    how many tokens may be guessed at once, over all answers.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        store: StateStore,
+        *,
+        slots: int,
+        stall_s: float,
+        draft_tokens: int,
+    ) -> None:
+        self.figures = Figures()
         self._model = model
-        self._context = context
+        self._store = store
         self._slots = slots
-        self._cache = self._empty_cache()
-        self._batch = Batch(context.shape.batch_tokens)
-        self._waiting: deque[Lane] = deque()
+        self._stall_s = stall_s
+        self._trimmable = not model.recurrent
+        self._draft_tokens = draft_tokens if self._trimmable else 0
+        self._cost = StepCost()
+        self._pace = ReadingPace()
+        self._waiting: list[Lane] = []
         self._running: dict[int, Lane] = {}
+        self._must_wait_for_end = False
+        self._reading: frozenset[int] = frozenset()
+        self.move_in(context)
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._waiting and not self._running
+        return not self._waiting and not self._running and not self.cells.untidy
 
     @property
     def running(self) -> int:
-        """Number of generations that have a sequence."""
+        """Number of generations that have started."""
         return len(self._running)
 
     @property
@@ -44,28 +73,30 @@ class Runner:
         return self._context.context_tokens
 
     @property
-    def cache(self) -> PrefixCache:
-        """The finished conversations."""
-        return self._cache
-
-    @property
     def cells_in_use(self) -> int:
-        """Tokens that running generations hold or will hold once their prompts are read."""
-        return sum(len(lane.tokens) for lane in self._running.values())
+        """Cells that the running generations hold or will hold once their prompts are read."""
+        return distinct_tokens(lane.tokens for lane in self._running.values())
+
+    def is_reading(self, job: Job) -> bool:
+        """Whether the batch under way reads this job's prompt. Callable from any thread."""
+        return job.number in self._reading
 
     def add(self, job: Job) -> None:
         """Put a job at the end of the queue."""
+        self.figures.requests += 1
+        self.figures.prompt_tokens += len(job.generation.prompt)
         self._waiting.append(Lane.of(job, self._context.context_tokens))
 
     def vacate(self) -> None:
         """Send every running lane back to wait, because the context goes away."""
         for lane in sorted(self._running.values(), key=lambda lane: lane.job.number, reverse=True):
             self._send_back(lane)
+        self.cells.evict_all()
 
     def move_in(self, context: Context) -> None:
         """Go on in a new, empty context."""
         self._context = context
-        self._cache = self._empty_cache()
+        self.cells = Cells(context, self._store, self.figures, trimmable=self._trimmable)
         self._batch = Batch(context.shape.batch_tokens)
         for lane in self._waiting:
             lane.context_tokens = context.context_tokens
@@ -76,12 +107,15 @@ class Runner:
         Returns the number of jobs that ended. Raises EngineFailed when the context is lost.
         """
         self._context.allow()
-        ended = self._drop_cancelled()
-        ended += self._start_waiting()
-        views = [lane.view for lane in self._running.values()]
-        batch_tokens = self._context.shape.batch_tokens
-        shares = share_batch(views, batch_tokens, beside_streams_tokens=max(batch_tokens // 4, 32))
-        return ended + (self._decode(shares) if shares else 0)
+        ended = self._drop_cancelled() + self._start_waiting()
+        self._place_started()
+        self._guess()
+        shares = self._share_out()
+        if shares:
+            return ended + self._decode(shares)
+        if not self._running and self.cells.untidy:
+            self.cells.tidy()
+        return ended
 
     def fail_all(self, error: ServiceError) -> int:
         """End every job with ``error``; returns how many."""
@@ -92,9 +126,6 @@ class Runner:
             self._close_sampler(lane)
             lane.fail(error)
         return len(lanes)
-
-    def _empty_cache(self) -> PrefixCache:
-        return PrefixCache(self._context.shape.sequences, trimmable=not self._model.recurrent)
 
     def _drop_cancelled(self) -> int:
         gone = [lane for lane in self._waiting if lane.job.cancelled]
@@ -109,45 +140,59 @@ class Runner:
         return len(gone) + len(leaving)
 
     def _start_waiting(self) -> int:
-        """Admit in order; returns the number of jobs that could not be started for a fault of theirs."""
-        free_lanes = self._slots - len(self._running)
-        if not self._waiting or free_lanes == 0:
-            return 0
-        candidates = [
-            Candidate(lane.job.number, self._new_cells(lane))
-            for lane in itertools.islice(self._waiting, free_lanes)
-        ]
-        admitted = admit(candidates, free_lanes, self.cells_in_use, self._context.context_tokens)
-        return sum(not self._start(self._waiting.popleft()) for _ in admitted)
+        """Admit who may start; returns the number of jobs that could not for a fault of theirs."""
+        failed = 0
+        if self._waiting and not self._must_wait_for_end:
+            self._displace_background()
+            candidates = [lane.candidate for lane in self._waiting]
+            running = [lane.tokens for lane in self._running.values()]
+            free_lanes = self._slots - len(self._running)
+            admitted = admit(candidates, running, free_lanes, self._context.context_tokens)
+            starting = {lane.job.number: lane for lane in self._waiting if lane.job.number in admitted}
+            self._waiting = [lane for lane in self._waiting if lane.job.number not in starting]
+            failed = sum(not self._start(starting[number]) for number in admitted)
+        for place, lane in enumerate(self._waiting, 1):
+            lane.job.position = place
+        return failed
 
-    def _new_cells(self, lane: Lane) -> int:
-        """What the lane needs beyond the cells of running ones, with a little room to answer."""
-        living = (other.holding for other in self._running.values())
-        shared = PrefixCache(0, self._cache.trimmable).best_match(lane.tokens, living).tokens
-        return min(len(lane.tokens) - shared + 64, self._context.context_tokens)
+    def _displace_background(self) -> None:
+        """Where all lanes are taken, background work makes way for chats."""
+        chats = sum(not lane.background for lane in self._waiting)
+        in_the_way = [lane for lane in self._running.values() if lane.background]
+        needed = min(chats - (self._slots - len(self._running)), len(in_the_way))
+        for lane in in_the_way[len(in_the_way) - max(needed, 0) :]:
+            del self._running[lane.job.number]
+            self.cells.leave(lane)
+            self._waiting.append(lane)
 
     def _start(self, lane: Lane) -> bool:
+        lane.job.position = 0
         if lane.sampler is None:
             try:
                 lane.sampler = self._new_sampler(lane)
             except ServiceError as error:
                 lane.fail(error)
                 return False
-        match = self._cache.best_match(lane.tokens, (other.holding for other in self._running.values()))
-        self._cache.touch(match.sequence)
-        sequence = self._sequence_for(match)
-        if match.sequence is not None and match.sequence != sequence:
-            self._context.share(match.sequence, sequence, match.tokens)
-        lane.start(sequence, match.tokens)
+        lane.borders, lane.stops_at_borders = self._borders(lane), not self._trimmable
         self._running[lane.job.number] = lane
         return True
 
-    def _sequence_for(self, match: Match) -> int:
-        try:
-            return self._cache.take(match)
-        except LookupError:
-            self._evict(sparing=match.sequence)
-            return self._cache.take(match)
+    def _borders(self, lane: Lane) -> tuple[int, ...]:
+        """Where the beginning ends that other conversations share, and, if states cannot be cut, the
+        last message: what follows may be told otherwise in the next turn."""
+        borders = {lane.job.generation.lasting_tokens}
+        if not self._trimmable:
+            borders.add(self._model.last_message_end(lane.job.generation.prompt))
+        return tuple(sorted(border for border in borders if border >= WORTH_KEEPING_TOKENS))
+
+    def _place_started(self) -> None:
+        for lane in self._running.values():
+            if not lane.placed:
+                first_time = not lane.started_ns
+                living = [other for other in self._running.values() if other.placed]
+                if self.cells.place(lane, living) and first_time:
+                    self.figures.cached_tokens += lane.reused
+                    self.figures.queue_s.see((lane.started_ns - lane.job.submitted_ns) / 1e9)
 
     def _new_sampler(self, lane: Lane) -> Sampler:
         generation = lane.job.generation
@@ -157,42 +202,114 @@ class Runner:
             sampler.remember(generation.prompt[-last_n:])
         return sampler
 
-    def _decode(self, shares: Iterable[Share]) -> int:
-        self._batch.clear()
-        rows: dict[int, int] = {}
-        read: list[tuple[Lane, int]] = []
-        for share in shares:
-            lane = self._running[share.job]
-            end = lane.held + share.tokens
-            complete = end == len(lane.tokens)
-            row = self._batch.add(lane.tokens[lane.held : end], lane.held, lane.sequence, output=complete)
-            read.append((lane, share.tokens))
-            if complete:
-                rows[share.job] = row
+    def _guess(self) -> None:
+        """Let each generating lane guess what comes next, as far as it can afford to be wrong."""
+        streams = [lane for lane in self._running.values() if lane.placed and lane.generating]
+        if not streams or not self._draft_tokens:
+            return
+        fair_part = self._draft_tokens // len(streams)
+        token_s, row_s = self._cost.of(len(streams)) / len(streams), self._cost.per_row
+        for lane in streams:
+            lane.budget.earn(token_s)
+            most = min(fair_part, lane.budget.affordable(row_s), lane.room() - 1)
+            lane.guess = guess(lane.tokens, most) if most >= SHORTEST_GUESS_TOKENS else []
+            lane.budget.pay(len(lane.guess), row_s)
+
+    def _share_out(self) -> tuple[Share, ...]:
+        batch_tokens = self._context.shape.batch_tokens
+        beside_streams = self._pace.tokens_in(self._stall_s, least=LEAST_PIECE_TOKENS, most=batch_tokens)
+        placed = sorted((lane for lane in self._running.values() if lane.placed), key=_arrival)
+        return share_batch([lane.view for lane in placed], batch_tokens, beside_streams)
+
+    def _decode(self, shares: Sequence[Share]) -> int:
+        started = time.perf_counter()
+        lanes = [self._running[share.job] for share in shares]
+        rows_of_streams = [share.tokens for share, lane in zip(shares, lanes, strict=True) if lane.generating]
+        self._reading = frozenset(lane.job.number for lane in lanes if not lane.generating)
+        rows = self._fill(shares)
         result = self._context.decode(self._batch)
-        if result is DecodeResult.DONE:
-            for lane, tokens in read:
-                lane.held += tokens
-            return sum(self._advance(self._running[job], row) for job, row in rows.items())
+        self._reading = frozenset()
         if result is DecodeResult.NO_ROOM:
             self._make_room()
-        else:
-            self._undo(lane for lane, _ in read)
-        return 0
+            return 0
+        if result is DecodeResult.ABORTED:
+            for lane in lanes:
+                self.cells.cut_back(lane)
+            return 0
+        self.figures.steps += 1
+        ended = sum(self._take_in(self._running[share.job], share, rows[share.job]) for share in shares)
+        self._learn(sum(rows_of_streams), self._batch.size, time.perf_counter() - started)
+        return ended
+
+    def _fill(self, shares: Sequence[Share]) -> dict[int, int]:
+        """Put the shares into the batch; returns each job's last row."""
+        self._batch.clear()
+        rows = {}
+        for share in shares:
+            lane = self._running[share.job]
+            complete = lane.held + share.tokens >= len(lane.tokens)
+            outputs = share.tokens if lane.generating else int(complete)
+            tokens = lane.next_tokens(share.tokens)
+            rows[share.job] = self._batch.add(tokens, lane.held, lane.sequence, outputs=outputs)
+        return rows
+
+    def _take_in(self, lane: Lane, share: Share, last_row: int) -> bool:
+        """Go on with a lane whose share was read; True when that was its end."""
+        if lane.generating:
+            return self._verify(lane, last_row - len(lane.guess))
+        before = lane.held
+        lane.held += share.tokens
+        self.figures.read_tokens += share.tokens
+        self.cells.passed_borders(lane, before)
+        return lane.held == len(lane.tokens) and self._advance(lane, last_row)
+
+    def _verify(self, lane: Lane, first_row: int) -> bool:
+        """Take tokens as long as the model picks what was guessed, and the one that it picks instead."""
+        guessed, lane.guess = lane.guess, []
+        accepted, ended = 0, False
+        for row, expected in enumerate([*guessed, None], first_row):
+            lane.held += 1
+            ended = self._advance(lane, row)
+            if ended or lane.tokens[-1] != expected:
+                break
+            accepted += 1
+        if accepted < len(guessed) and not ended:
+            self.cells.cut_back(lane)
+        lane.budget.gain(accepted)
+        self.figures.guessed_tokens += len(guessed)
+        self.figures.accepted_tokens += accepted
+        return ended
 
     def _advance(self, lane: Lane, row: int) -> bool:
         """Pick the lane's next token; True when that was its end."""
-        if lane.limit_reached():
+        if lane.room() <= 0:
             return self._finish(lane, FinishReason.LENGTH)
         token = lane.sampler.pick(self._context, row) if lane.sampler else None
         if token is None or self._model.ends_generation(token):
             return self._finish(lane, FinishReason.STOP)
-        lane.take(token)
+        self._note(lane, token, row)
         if lane.say(self._model.piece(token)):
             return self._finish(lane, FinishReason.STOP)
-        if lane.limit_reached():
+        if lane.room() <= 0:
             return self._finish(lane, FinishReason.LENGTH)
         return False
+
+    def _note(self, lane: Lane, token: int, row: int) -> None:
+        """Append a picked token and count it."""
+        score = lane.sampler.score(self._context, row, token) if lane.sampler else None
+        gap_s = lane.take(token, score)
+        self.figures.generated_tokens += 1
+        if gap_s is None:
+            self.figures.first_token_s.see((lane.first_token_ns - lane.job.submitted_ns) / 1e9)
+        else:
+            self.figures.gap_s.see(gap_s)
+
+    def _learn(self, rows: int, tokens: int, seconds: float) -> None:
+        """Note what a step took that had ``rows`` rows of generating lanes among its ``tokens``."""
+        if tokens == rows:
+            self._cost.see(rows, seconds)
+        else:
+            self._pace.see(tokens - rows, seconds - self._cost.of(rows))
 
     def _finish(self, lane: Lane, reason: FinishReason) -> bool:
         self._leave(lane)
@@ -200,49 +317,37 @@ class Runner:
         return True
 
     def _leave(self, lane: Lane) -> None:
-        """Take a lane out; what it has read stays in the cache for the next turn."""
+        """Take a lane out for good."""
         del self._running[lane.job.number]
+        self._must_wait_for_end = False
         self._close_sampler(lane)
-        if lane.held == 0:
-            self._context.cut(lane.sequence, 0)
-            self._cache.give_back(lane.sequence)
-            return
-        for superfluous in self._cache.keep(lane.sequence, lane.tokens[: lane.held]):
-            self._context.cut(superfluous, 0)
+        self.cells.leave(lane)
 
     def _close_sampler(self, lane: Lane) -> None:
         if lane.sampler is not None:
             lane.sampler.close()
             lane.sampler = None
 
-    def _evict(self, sparing: int | None = None) -> bool:
-        """Free the cells of the finished conversation used longest ago."""
-        evicted = self._cache.evict(sparing)
-        if evicted is None:
-            return False
-        self._context.cut(evicted, 0)
-        return True
-
     def _make_room(self) -> None:
         """No free cells: give up finished conversations, then send the youngest lane back to wait."""
-        if self._evict():
+        if self.cells.evict():
             return
-        if len(self._running) == 1:
+        placed = [lane for lane in self._running.values() if lane.placed]
+        if len(placed) == 1:
             raise EngineFailed("the KV cache has no room for a single prompt that should fit")
-        youngest = max(self._running.values(), key=lambda lane: lane.job.number)
-        logger.info("KV cache full: request %d waits and is read again later", youngest.job.number)
+        youngest = max(placed, key=_arrival)
+        logger.info("KV cache full: request %d waits and goes on later", youngest.job.number)
         self._send_back(youngest)
+        # It would otherwise come back at once and be in the way again.
+        self._must_wait_for_end = True
 
     def _send_back(self, lane: Lane) -> None:
         del self._running[lane.job.number]
-        self._context.cut(lane.sequence, 0)
-        self._cache.give_back(lane.sequence)
-        lane.held = 0
-        self._waiting.appendleft(lane)
+        self.figures.sent_back += 1
+        self.cells.clear(lane)
+        lane.guess = []
+        self._waiting.insert(0, lane)
 
-    def _undo(self, lanes: Iterable[Lane]) -> None:
-        """Remove what an aborted decode left behind, so that the same tokens can be read again."""
-        for lane in lanes:
-            if not self._context.cut(lane.sequence, lane.held):
-                self._context.cut(lane.sequence, 0)
-                lane.held = 0
+
+def _arrival(lane: Lane) -> int:
+    return lane.job.number

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as native
+import numpy as np
 
 from server.domain.errors import InvalidRequest
-from server.domain.generation import Generation, Sampling
+from server.domain.generation import Generation, Sampling, TokenScore
 from server.engine.library import CandidateTable, Context, Logits, Model
 
 
@@ -21,6 +22,8 @@ class Sampler:
         self._awaited = (generation.grammar_after or "").encode()
         self._seen = b""
         self._model = model
+        self._alternatives = generation.alternatives
+        self._plain_greedy = gbnf is None and _is_plain_greedy(generation.sampling)
         self._chain = model.chain(_steps(model, context, generation.sampling))
 
     def remember(self, prompt: Sequence[int]) -> None:
@@ -30,11 +33,19 @@ class Sampler:
 
     def pick(self, context: Context, row: int) -> int | None:
         """The next token after a batch row; None when the grammar leaves nothing to say."""
+        if self._plain_greedy:
+            return int(context.logits(row).argmax())
         if self._candidates is None:
             return context.sample(self._chain, row)
         if self._awaited:
             return self._watch(context.sample(self._chain, row))
         return self._pick_within_grammar(self._candidates, context.logits(row))
+
+    def score(self, context: Context, row: int, token: int) -> TokenScore | None:
+        """How probable the picked ``token`` of a batch row was, if the generation asks for that."""
+        if self._alternatives is None:
+            return None
+        return score(self._model, context.logits(row), token, self._alternatives)
 
     def close(self) -> None:
         """Free the native samplers."""
@@ -66,6 +77,21 @@ class Sampler:
         return token
 
 
+def score(model: Model, logits: Logits, token: int, alternatives: int) -> TokenScore:
+    """A token's log probability, and that of the ``alternatives`` likeliest ones."""
+    shifted = logits.astype(np.float64) - logits.max()
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    count = min(alternatives, len(logits))
+    likeliest = np.argpartition(-logprobs, count - 1)[:count] if count else np.empty(0, np.intp)
+    ordered = sorted(likeliest.tolist(), key=lambda other: (-logprobs[other], other))
+    return TokenScore(
+        token,
+        model.piece(token),
+        float(logprobs[token]),
+        tuple(TokenScore(other, model.piece(other), float(logprobs[other])) for other in ordered),
+    )
+
+
 def compile_grammar(model: Model, gbnf: str) -> Any:
     """A native grammar sampler, to be freed by the caller.
 
@@ -84,13 +110,13 @@ def check_grammar(model: Model, gbnf: str) -> None:
 
 
 def _steps(model: Model, context: Context, sampling: Sampling) -> list[Any]:
-    penalties = _penalties(model, context, sampling)
+    first = [*_bias(model, sampling), *_penalties(model, context, sampling)]
     if sampling.temperature <= 0:
-        return [*penalties, native.llama_sampler_init_greedy()]
+        return [*first, native.llama_sampler_init_greedy()]
     # llama.cpp takes the largest seed for "random".
     seed = (secrets.randbits(32) if sampling.seed is None else sampling.seed) % 0xFFFFFFFF
     return [
-        *penalties,
+        *first,
         native.llama_sampler_init_top_k(sampling.top_k),
         native.llama_sampler_init_typical(sampling.typical_p, 1),
         native.llama_sampler_init_top_p(sampling.top_p, 1),
@@ -100,10 +126,24 @@ def _steps(model: Model, context: Context, sampling: Sampling) -> list[Any]:
     ]
 
 
+def _is_plain_greedy(sampling: Sampling) -> bool:
+    """Whether the largest logit is what is wanted, and nothing has a say in it."""
+    return sampling.temperature <= 0 and not sampling.logit_bias and not _penalises(sampling)
+
+
+def _penalises(sampling: Sampling) -> bool:
+    return sampling.repeat_penalty != 1 or sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
+
+
+def _bias(model: Model, sampling: Sampling) -> list[Any]:
+    if not sampling.logit_bias:
+        return []
+    return [model.logit_bias(sampling.logit_bias)]
+
+
 def penalised_tokens(sampling: Sampling, context_tokens: int) -> int:
     """How many of the last tokens the penalties look at; 0 when there are none."""
-    idle = sampling.repeat_penalty == 1 and sampling.presence_penalty == sampling.frequency_penalty == 0
-    if idle:
+    if not _penalises(sampling):
         return 0
     # llama.cpp allocates what is asked for, be it gigabytes.
     last_n = sampling.repeat_last_n

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from server.catalogue import Catalogue, Entry, Installed, Role
@@ -16,9 +17,12 @@ from server.domain.errors import ModelLoadFailed, RequestCancelled, ServiceError
 from server.engine.engine import Engine, EngineSpec, EngineState
 from server.engine.library import Library
 from server.gpu.nvml import GpuReading, Nvml
-from server.service.placement import Placement, Placements
+from server.service.placement import MIB, Placement, Placements
 
 logger = logging.getLogger("llm-optimizer")
+
+SLOW_LOAD_S = 2.0
+"""From here on one wonders, and the log says how far it is."""
 
 
 @dataclass(slots=True)
@@ -54,6 +58,14 @@ class _Berth:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskCache:
+    """Where states of prompts are kept across restarts; no folder: nowhere."""
+
+    folder: Path | None
+    budget_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resident:
     """A loaded model, as the outside sees it. ``expires_at`` None: it stays."""
 
@@ -66,8 +78,18 @@ class Resident:
 class Fleet:
     """All engines of the service. Belongs to the event loop; what blocks runs in threads."""
 
-    def __init__(self, catalogue: Catalogue, library: Library, nvml: Nvml, max_context_tokens: int) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        library: Library,
+        nvml: Nvml,
+        *,
+        max_context_tokens: int,
+        disk_cache: DiskCache,
+    ) -> None:
         self._library = library
+        self._disk_cache = disk_cache
+        self._loading: dict[str, float] = {}
         self._catalogue = catalogue
         self._placements = Placements(library, nvml)
         self._max_context_tokens = max_context_tokens
@@ -134,6 +156,10 @@ class Fleet:
         forever = datetime.datetime.max.replace(tzinfo=datetime.UTC)
         return tuple(sorted(found, key=lambda resident: resident.expires_at or forever, reverse=True))
 
+    def loading(self) -> Mapping[str, float]:
+        """Models that are being loaded, with the part of their weights that is there."""
+        return dict(self._loading)
+
     def gpus(self) -> tuple[GpuReading, ...]:
         """What NVML says of the cards now."""
         return self._placements.gpus()
@@ -167,20 +193,15 @@ class Fleet:
         installed = self._catalogue.inspect(entry)
         placement = self._placements.place(installed)
         settings = entry.settings
-        engine = Engine.load(
-            self._library,
-            EngineSpec(
-                path=settings.path,
-                device=placement.device,
-                context_tokens=placement.context_tokens,
-                gpu_layers=settings.gpu_layers,
-                kv_type=settings.kv_type,
-                threads=settings.threads,
-                slots=settings.slots,
-                queue=settings.queue,
-                batch_tokens=settings.batch,
-            ),
-        )
+        name = entry.name.display
+        try:
+            engine = Engine.load(
+                self._library,
+                _spec(installed, placement, self._disk_cache),
+                progress=lambda part: self._note_progress(name, started, part),
+            )
+        finally:
+            self._loading.pop(name, None)
         try:
             template = ChatTemplate(installed.template, bos=engine.model.bos, eos=engine.model.eos)
         except ServiceError as error:
@@ -189,13 +210,19 @@ class Fleet:
         loaded = Loaded(installed, engine, template, placement, time.monotonic() - started)
         logger.info(
             "%s loaded on %s in %.1f s: context %d tokens, %d slots",
-            entry.name.display,
+            name,
             settings.device,
             loaded.load_s,
             loaded.context_tokens,
             settings.slots,
         )
         return loaded
+
+    def _note_progress(self, name: str, started_s: float, part: float) -> None:
+        before, self._loading[name] = self._loading.get(name, 0.0), part
+        quarter_passed = int(before * 4) < int(part * 4) < 4  # noqa: PLR2004
+        if quarter_passed and time.monotonic() - started_s > SLOW_LOAD_S:
+            logger.info("%s: %.0f %% loaded", name, part * 100)
 
     async def _grow(self, loaded: Loaded, context_tokens: int | None) -> None:
         """Give a request the window that it asks for, if model, settings and memory allow it."""
@@ -261,6 +288,27 @@ class Fleet:
 
     def _fault(self, berth: _Berth) -> str | None:
         return berth.loaded.engine.state.fault if berth.loaded else None
+
+
+def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> EngineSpec:
+    settings = installed.entry.settings
+    return EngineSpec(
+        path=settings.path,
+        device=placement.device,
+        context_tokens=placement.context_tokens,
+        gpu_layers=settings.gpu_layers,
+        kv_type=settings.kv_type,
+        threads=settings.threads,
+        slots=settings.slots,
+        queue=settings.queue,
+        batch_tokens=settings.batch,
+        stall_s=settings.stall_ms / 1000,
+        draft_tokens=settings.draft,
+        digest=installed.digest,
+        host_cache_bytes=settings.host_cache_mib * MIB,
+        cache_dir=disk_cache.folder,
+        disk_cache_bytes=disk_cache.budget_bytes,
+    )
 
 
 def _expiry(berth: _Berth) -> datetime.datetime | None:

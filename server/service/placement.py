@@ -5,6 +5,7 @@ from typing import Any
 
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
+from server.engine.engine import logit_rows
 from server.engine.library import Library
 from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import GpuReading, Nvml
@@ -88,8 +89,7 @@ class Placements:
             "context_tokens": context_tokens,
             "batch_tokens": settings.batch,
             "margin_bytes": settings.memory_margin_mib * MIB,
-            # The engine keeps as many finished conversations as it runs, each with a row of logits.
-            "output_tokens": 2 * settings.slots,
+            "output_tokens": logit_rows(settings.slots, settings.draft),
         }
         host = plan_host_memory(installed.header, kv_type=settings.kv_type, **shape)
         if device == "CPU":

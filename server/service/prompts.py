@@ -13,6 +13,8 @@ from server.engine.grammar import grammar_of
 from server.engine.sampling import check_grammar
 from server.service.fleet import Loaded
 
+_ROLE_WITHIN_CHARS = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -20,6 +22,8 @@ class Prompt:
 
     tokens: tuple[int, ...]
     expected: Expected = field(default_factory=Expected)
+    lasting_tokens: int = 0
+    """So many at the start are the system prompt, which other conversations begin with as well."""
 
 
 def check_abilities(
@@ -77,6 +81,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
         stop=options.stop or (),
         grammar=grammar,
         grammar_after=THINK_CLOSE if prompt.expected.thinking else None,
+        lasting_tokens=prompt.lasting_tokens,
     )
 
 
@@ -106,17 +111,19 @@ def _chat_prompt(
         tools=bool(tools),
         inside_thinking=thinks and text.rstrip().endswith(THINK_OPEN),
     )
-    return Prompt(_tokens(loaded, text), expected)
+    return _prompt(loaded, text, expected)
 
 
 def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     if request.suffix:
         return Prompt(_infill(loaded, request))
     if request.raw:
-        return Prompt(_tokens(loaded, request.prompt))
+        return _prompt(loaded, request.prompt, Expected())
     system = [Message("system", request.system)] if request.system else []
     _check_tokens(loaded, request.context)
     prompt = _chat_prompt(loaded, (*system, Message("user", request.prompt)), (), request.options.think)
+    if not request.context:
+        return prompt
     return Prompt((*request.context, *prompt.tokens), prompt.expected)
 
 
@@ -137,11 +144,14 @@ def _infill(loaded: Loaded, request: CompletionRequest) -> tuple[int, ...]:
     return (prefix, *before, suffix, *after, middle)
 
 
-def _tokens(loaded: Loaded, text: str) -> tuple[int, ...]:
+def _prompt(loaded: Loaded, text: str, expected: Expected) -> Prompt:
     model = loaded.engine.model
     # A template that writes the first token itself must not get it twice.
     add_special = not (model.bos and text.startswith(model.bos))
-    return tuple(model.tokenize(text, add_special=add_special))
+    tokens = tuple(model.tokenize(text, add_special=add_special))
+    # Every template names the role before the words, so that raw prompts of clients count as well.
+    begins_with_system = "system" in text[:_ROLE_WITHIN_CHARS]
+    return Prompt(tokens, expected, model.first_message_end(tokens) if begins_with_system else 0)
 
 
 def _grammar(loaded: Loaded, options: RunOptions) -> str | None:

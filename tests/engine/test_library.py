@@ -19,7 +19,7 @@ def model(embedded_model: Path) -> Iterator[Model]:
 @pytest.fixture
 def context(model: Model) -> Iterator[Context]:
     shape = ContextShape(
-        context_tokens=1024, batch_tokens=512, sequences=8, threads=2, kv_type="f16", on_gpu=False
+        context_tokens=1024, batch_tokens=512, sequences=8, outputs=8, sequence_outputs=1, threads=2, kv_type="f16", on_gpu=False
     )
     made = model.new_context(shape)
     yield made
@@ -28,7 +28,7 @@ def context(model: Model) -> Iterator[Context]:
 
 def read_together(context: Context, prompts: Sequence[Sequence[int]]) -> list[Logits]:
     batch = Batch(512)
-    rows = [batch.add(prompt, 0, number, output=True) for number, prompt in enumerate(prompts)]
+    rows = [batch.add(prompt, 0, number, outputs=1) for number, prompt in enumerate(prompts)]
     assert context.decode(batch) is DecodeResult.DONE
     return [context.logits(row).copy() for row in rows]
 
@@ -49,7 +49,7 @@ def test_a_shared_prefix_counts_like_an_own_one(model: Model, context: Context) 
     [whole] = read_together(context, [prompt])
     context.share(0, 1, len(prompt) - 1)
     batch = Batch(512)
-    row = batch.add(prompt[-1:], len(prompt) - 1, 1, output=True)
+    row = batch.add(prompt[-1:], len(prompt) - 1, 1, outputs=1)
     assert context.decode(batch) is DecodeResult.DONE
     assert int(context.logits(row).argmax()) == int(whole.argmax())
     assert context.held_tokens(1) == len(prompt)
@@ -64,14 +64,14 @@ def test_cells_are_free_again_after_a_cut(model: Model, context: Context) -> Non
     batch = Batch(512)
     for sequence, result in ((1, DecodeResult.DONE), (2, DecodeResult.NO_ROOM)):
         batch.clear()
-        batch.add(prompt, 0, sequence, output=False)
+        batch.add(prompt, 0, sequence, outputs=0)
         assert context.decode(batch) is result
 
 
 def test_an_abort_stops_a_decode_and_can_be_taken_back(model: Model, context: Context) -> None:
     prompt = model.tokenize("word " * 400, add_special=True)[:400]
     batch = Batch(512)
-    batch.add(prompt, 0, 0, output=True)
+    batch.add(prompt, 0, 0, outputs=1)
     context.abort()
     assert context.decode(batch) is DecodeResult.ABORTED
     context.allow()

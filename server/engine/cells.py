@@ -1,0 +1,185 @@
+"""Who lies where in the KV cache: sequences are given out, shared, kept, moved to host memory and back."""
+
+from collections.abc import Sequence
+
+from server.engine.figures import Figures
+from server.engine.lane import NOWHERE, Lane
+from server.engine.library import Context
+from server.engine.prefix import Held, Match, PrefixCache, common_prefix, distinct_tokens
+from server.engine.store import StateStore, Stored
+
+WORTH_KEEPING_TOKENS = 256
+"""What is shorter is read again as soon as it would be moved."""
+
+WORTH_WAITING_TOKENS = 64
+"""What a lane must gain to wait for another that is about to read what it begins with."""
+
+
+class Cells:
+    """The KV cache of one context with its books. Belongs to the engine's thread."""
+
+    def __init__(self, context: Context, store: StateStore, figures: Figures, *, trimmable: bool) -> None:
+        self._context = context
+        self._store = store
+        self._figures = figures
+        self._trimmable = trimmable
+        self._cache = PrefixCache(context.shape.sequences, trimmable)
+        self._unfiled: list[int] = []
+
+    @property
+    def kept_sequences(self) -> int:
+        """Number of finished conversations and beginnings that are kept."""
+        return self._cache.kept_sequences
+
+    @property
+    def kept_tokens(self) -> int:
+        """Sum of their tokens, shared ones counted for each."""
+        return self._cache.kept_tokens
+
+    def place(self, lane: Lane, living: Sequence[Lane]) -> bool:
+        """Give a lane its sequence, with as much of its beginning as is known anywhere.
+
+        False: one of the ``living`` is about to read what this lane begins with, so it waits.
+        """
+        match = self._cache.best_match(lane.tokens, (other.holding for other in living))
+        if self._trimmable and _is_being_read(lane, living, match.tokens):
+            return False
+        if not self._bring_back(lane, match, living):
+            self._reuse(lane, match)
+        self.passed_borders(lane, 0)
+        return True
+
+    def leave(self, lane: Lane) -> None:
+        """Take a lane's sequence; what it has read is kept for the next turn."""
+        if not lane.placed:
+            return
+        if self._trimmable:
+            # Behind what counts as read there may be a guess that came to nothing.
+            self._context.cut(lane.sequence, lane.held)
+        if lane.held:
+            self._forget(self._cache.keep(lane.sequence, lane.tokens[: lane.held]))
+        else:
+            self._free(lane.sequence)
+        lane.sequence, lane.held = NOWHERE, 0
+
+    def clear(self, lane: Lane) -> None:
+        """Take a lane's sequence and free its cells; it starts anew later."""
+        if not lane.placed:
+            return
+        self._move_out(lane.holding)
+        self._free(lane.sequence)
+        lane.sequence, lane.held = NOWHERE, 0
+
+    def cut_back(self, lane: Lane) -> None:
+        """Remove what lies behind that which counts as read, or all where the model cannot cut there."""
+        if not self._context.cut(lane.sequence, lane.held):
+            self._free(lane.sequence)
+            lane.sequence, lane.held = NOWHERE, 0
+
+    def evict(self, sparing: int | None = None) -> bool:
+        """Free the cells of what was used longest ago; False if nothing is kept."""
+        evicted = self._cache.evict(sparing)
+        if evicted is None:
+            return False
+        self._figures.evictions += 1
+        self._move_out(evicted)
+        self._context.cut(evicted.sequence, 0)
+        return True
+
+    def evict_all(self) -> None:
+        """Move everything kept to host memory, because the context goes away."""
+        while self.evict():
+            pass
+
+    def passed_borders(self, lane: Lane, before: int) -> None:
+        """Keep the beginnings of a lane that end between ``before`` and what it has read now."""
+        for border in lane.borders:
+            if before < border <= lane.held and (self._trimmable or border == lane.held):
+                self._keep_beginning(lane, border)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether there is something to do that nobody waits for."""
+        return bool(self._unfiled)
+
+    def tidy(self) -> None:
+        """Hand a lasting beginning to the store, which writes it to disk."""
+        held = self._cache.find(self._unfiled.pop())
+        if held and held.pinned and not self._store.holds(held.tokens, lasting=True):
+            self._store.put(held.tokens, self._context.save(held.sequence), lasting=True)
+
+    def _bring_back(self, lane: Lane, match: Match, living: Sequence[Lane]) -> bool:
+        """Fetch a state from host memory or disk, if it saves reading."""
+        stored = self._store.best_match(lane.tokens, most_tokens=self._context.context_tokens)
+        if stored is None or stored.tokens < match.tokens + WORTH_WAITING_TOKENS:
+            return False
+        beside = distinct_tokens(other.tokens for other in living)
+        if beside + stored.held > self._context.context_tokens:
+            return False
+        return self._restore(lane, stored)
+
+    def _restore(self, lane: Lane, stored: Stored) -> bool:
+        state = self._store.take(stored)
+        if state is None:
+            return False
+        sequence = self._sequence_for(Match())
+        while not self._context.restore(sequence, state):
+            if not self.evict():
+                self._free(sequence)
+                return False
+        if stored.tokens < stored.held:
+            self._context.cut(sequence, stored.tokens)
+        lane.place(sequence, stored.tokens)
+        self._figures.restored_tokens += stored.tokens
+        return True
+
+    def _reuse(self, lane: Lane, match: Match) -> None:
+        self._cache.touch(match.sequence)
+        sequence = self._sequence_for(match)
+        if match.sequence is not None and match.sequence != sequence:
+            self._context.share(match.sequence, sequence, match.tokens)
+        lane.place(sequence, match.tokens)
+
+    def _sequence_for(self, match: Match) -> int:
+        try:
+            return self._cache.take(match)
+        except LookupError:
+            self.evict(sparing=match.sequence)
+            return self._cache.take(match)
+
+    def _keep_beginning(self, lane: Lane, length: int) -> None:
+        lasting = length == lane.job.generation.lasting_tokens
+        tokens = lane.tokens[:length]
+        if self._cache.refresh(tokens):
+            return
+        try:
+            sequence = self._sequence_for(Match())
+        except LookupError:
+            return
+        self._context.share(lane.sequence, sequence, length)
+        self._forget(self._cache.keep(sequence, tokens, pinned=lasting))
+        if lasting and not self._store.holds(tokens, lasting=True):
+            self._unfiled.append(sequence)
+
+    def _move_out(self, held: Held) -> None:
+        if len(held.tokens) < WORTH_KEEPING_TOKENS or self._store.holds(held.tokens, lasting=held.pinned):
+            return
+        self._store.put(held.tokens, self._context.save(held.sequence), lasting=held.pinned)
+
+    def _forget(self, superfluous: Sequence[int]) -> None:
+        for sequence in superfluous:
+            self._context.cut(sequence, 0)
+
+    def _free(self, sequence: int) -> None:
+        self._context.cut(sequence, 0)
+        self._cache.give_back(sequence)
+
+
+def _is_being_read(lane: Lane, living: Sequence[Lane], known_tokens: int) -> bool:
+    """Whether waiting for another lane gains more than starting with ``known_tokens`` now."""
+    return any(
+        common_prefix(lane.tokens, other.tokens) >= known_tokens + WORTH_WAITING_TOKENS
+        for other in living
+        # Background work rests while a chat waits: that would be for ever.
+        if not other.generating and other.background <= lane.background
+    )
