@@ -112,7 +112,8 @@ class StateStore:
         """Keep a state, which nobody may change from now on, and give up others for its room.
 
         It takes the place of states that it can serve for. Where it is too large for the budget, or for
-        what lasting states leave of it on their way to disk, it is not kept.
+        what lasting states leave of it on their way to disk, it is not kept. ``lasting`` ones (system
+        prompts) are never superseded, and outlive the process where there is a disk.
         """
         entry = None
         with self._lock:

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -192,6 +193,12 @@ def test_a_flipped_bit_of_the_state_is_noticed_by_its_reader(
     assert [file.name in line and "state's checksum" in line for line in warnings(caplog)] == [True]
 
 
+def test_a_length_beyond_the_file_is_not_believed(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flip(file, parts(file)["checksum of the header"] - 1)
+    assert DiskTier(file.parent, PLENTY, SCOPE).found == ()
+    assert "its header is cut off" in caplog.text
+
+
 def test_a_header_that_is_no_header_is_damaged(file: Path) -> None:
     text = b'{"scope": "model 1, f16"}'
     file.write_bytes(struct.pack("<8sIII", b"LLMOPTKV", 1, len(text), zlib.crc32(text)) + text)
@@ -231,6 +238,14 @@ def test_a_file_of_other_tokens_is_not_mistaken(tmp_path: Path) -> None:
     (tmp_path / first.name).replace(tmp_path / second.name)
     assert tier.read(second) is None
     assert tier.read(first) is None
+
+
+def test_a_file_of_another_scope_is_not_mistaken(file: Path) -> None:
+    tier = DiskTier(file.parent, PLENTY, SCOPE)
+    other = DiskTier(file.parent, PLENTY, "another").write(TOKENS, STATE).filed
+    assert other is not None
+    (file.parent / other.name).replace(file)
+    assert tier.read(tier.found[0]) is None
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
@@ -308,6 +323,18 @@ def test_a_folder_that_vanished_is_made_again(tmp_path: Path) -> None:
     tier = DiskTier(folder, PLENTY, SCOPE)
     folder.rmdir()
     assert tier.read(written(tier, range(5))) == STATE
+
+
+def test_a_folder_that_vanishes_under_a_writer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "states"
+    tier = DiskTier(folder, PLENTY, SCOPE)
+    monkeypatch.setattr(os, "fsync", lambda _: shutil.rmtree(folder))
+    assert tier.write(TOKENS, STATE).filed is None
+    monkeypatch.undo()
+    assert tier.read(written(tier, range(5))) == STATE
+    assert warnings(caplog) == []
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -256,6 +256,16 @@ def test_a_state_serves_and_stays_while_it_is_written(
     assert state_of(store, [1, 2]) == b"0123456789"
 
 
+def test_a_state_on_disk_does_not_make_room_in_memory(tmp_path: Path) -> None:
+    store = StateStore(20, DiskTier(tmp_path, PLENTY, "a"))
+    store.put(tokens_of([1, 2]), b"0123456789", lasting=True)
+    store.close()
+    for first in (3, 4, 5):
+        keep(store, [first])
+    assert [state_of(store, [first]) is not None for first in (3, 4, 5)] == [False, True, True]
+    assert state_of(store, [1, 2]) == b"0123456789"
+
+
 def test_a_lasting_state_stays_in_memory_without_a_disk(tmp_path: Path) -> None:
     folder = tmp_path / "states"
     folder.write_text("a file")
