@@ -130,13 +130,13 @@ class PrefixCache:
         return covered
 
     def _covered_by(self, tokens: Tokens) -> tuple[int, ...]:
-        """Kept sequences that are of no use beside ``tokens``; a state that cannot be cut always is."""
-        if not self.trimmable:
-            return ()
+        """Kept sequences that are of no use beside ``tokens``: all their tokens are there as well."""
         return tuple(
             held.sequence
             for held in self._kept.values()
-            if not held.pinned and common_prefix(held.tokens, tokens) == len(held.tokens)
+            if not held.pinned
+            and (self.trimmable or len(held.tokens) == len(tokens))
+            and common_prefix(held.tokens, tokens) == len(held.tokens)
         )
 
     def refresh(self, tokens: Tokens) -> bool:

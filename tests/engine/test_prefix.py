@@ -3,10 +3,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.engine.prefix import Held, Match, PrefixCache, common_prefix, tokens_of
+from server.engine.prefix import Held, Match, PrefixCache, common_prefix, distinct_tokens, tokens_of
 
 FEW = st.lists(st.integers(0, 2), max_size=7)
 SOME = st.lists(st.integers(0, 2), min_size=1, max_size=7)
+
+
+def evicted(cache: PrefixCache, sparing: int | None = None) -> int | None:
+    held = cache.evict(sparing)
+    return held.sequence if held else None
 
 
 def shared(left: list[int], right: list[int]) -> int:
@@ -35,6 +40,52 @@ def test_comparing_leaves_the_tokens_free_to_grow() -> None:
     tokens = tokens_of([1, 2, 3])
     common_prefix(tokens, tokens_of([1, 2]))
     tokens.append(4)
+
+
+@given(st.lists(FEW, max_size=6))
+def test_distinct_tokens_are_the_nodes_of_a_tree(sequences: list[list[int]]) -> None:
+    nodes = {tuple(tokens[:length]) for tokens in sequences for length in range(1, len(tokens) + 1)}
+    assert distinct_tokens(map(tokens_of, sequences)) == len(nodes)
+
+
+def test_a_pinned_beginning_goes_last_and_is_not_used_up() -> None:
+    cache = PrefixCache(4, pins=1)
+    first, second = cache.take(Match()), cache.take(Match())
+    cache.keep(first, tokens_of([1, 2]), pinned=True)
+    cache.keep(second, tokens_of([1, 2, 3]))
+    assert cache.kept_sequences == 2, "a longer conversation does not make it superfluous"
+    match = cache.best_match(tokens_of([1, 2, 7]), ())
+    assert cache.take(Match(first, 2, whole=True)) != first
+    assert match.tokens == 2
+    assert evicted(cache) == second
+    assert evicted(cache) == first
+
+
+def test_of_too_many_pinned_ones_the_oldest_is_like_any_other() -> None:
+    cache = PrefixCache(4, pins=2)
+    numbers = [cache.take(Match()) for _ in range(4)]
+    for number in numbers[:3]:
+        cache.keep(number, tokens_of([number + 10]), pinned=True)
+    cache.keep(numbers[3], tokens_of([50]))
+    assert [evicted(cache) for _ in range(4)] == [numbers[0], numbers[3], numbers[1], numbers[2]]
+
+
+def test_a_state_that_cannot_be_cut_is_not_covered_by_a_longer_one() -> None:
+    cache = PrefixCache(4, trimmable=False)
+    first, second = cache.take(Match()), cache.take(Match())
+    cache.keep(first, tokens_of([1, 2]))
+    assert cache.keep(second, tokens_of([1, 2, 3])) == ()
+    assert cache.best_match(tokens_of([1, 2, 9]), ()) == Match(first, 2, whole=True)
+
+
+def test_refreshing_counts_as_a_use() -> None:
+    cache = PrefixCache(3)
+    first, second = cache.take(Match()), cache.take(Match())
+    cache.keep(first, tokens_of([1]))
+    cache.keep(second, tokens_of([2]))
+    assert cache.refresh(tokens_of([1]))
+    assert not cache.refresh(tokens_of([3]))
+    assert evicted(cache) == second
 
 
 def test_an_empty_cache_matches_nothing() -> None:
@@ -85,11 +136,11 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     cache.touch(numbers[0])
     cache.touch(None)
     cache.touch(99)
-    assert cache.evict(sparing=numbers[1]) == numbers[2]
-    assert cache.evict() == numbers[1]
-    assert cache.evict(sparing=numbers[0]) is None
-    assert cache.evict() == numbers[0]
-    assert cache.evict() is None
+    assert evicted(cache, sparing=numbers[1]) == numbers[2]
+    assert evicted(cache) == numbers[1]
+    assert evicted(cache, sparing=numbers[0]) is None
+    assert evicted(cache) == numbers[0]
+    assert evicted(cache) is None
 
 
 class PrefixCacheMachine(RuleBasedStateMachine):
@@ -153,7 +204,9 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         tokens = self.living.pop(sequence) + said
         superfluous = self.cache.keep(sequence, tokens_of(tokens))
         assert set(superfluous) == {
-            other for other, old in self.kept.items() if tokens[: len(old)] == old and other != sequence
+            other
+            for other, old in self.kept.items()
+            if tokens[: len(old)] == old and (self.cache.trimmable or tokens == old) and other != sequence
         }
         for other in superfluous:
             del self.kept[other]
@@ -171,7 +224,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
     @rule(sparing=st.one_of(st.none(), st.integers(0, 3)))
     def evict(self, sparing: int | None) -> None:
         oldest = next((sequence for sequence in self.uses if sequence != sparing), None)
-        assert self.cache.evict(sparing) == oldest
+        assert evicted(self.cache, sparing) == oldest
         if oldest is not None:
             del self.kept[oldest]
             self.uses.remove(oldest)
