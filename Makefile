@@ -50,12 +50,17 @@ test-slow: $(DEVELOPMENT) ## The tests that take minutes
 test-gpu: $(DEVELOPMENT) ## The tests that need an NVIDIA card
 	$(PY) -m pytest -m gpu $(ARGS)
 
+.PHONY: bench
+bench: $(DEVELOPMENT) $(STAMPS)/bench ## Compare with llama.cpp's llama-server, which is built first (ARGS="--quick", see bench/README.md)
+	@$(PY) -m bench $(ARGS)
+
 .PHONY: lint
 lint: $(DEVELOPMENT) ## ruff, mypy, and the import layers
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m mypy scripts
+	$(PY) -m mypy -p bench
 	$(VENV)/bin/lint-imports
 
 .PHONY: format
@@ -121,6 +126,11 @@ $(STAMPS)/base: requirements/base.txt $(BINDING)
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/base
 	@echo '==> Installing the tools for tests and lint'
 	$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/bench: requirements/bench.txt $(STAMPS)/base
+	@echo '==> Installing what draws the plots'
+	$(INSTALL) -r requirements/bench.txt
 	@touch $@
 
 $(STAMPS)/project: pyproject.toml server/__init__.py $(STAMPS)/base

@@ -30,19 +30,14 @@ class ConnectionBroke(AnswerFailed):
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive connection; one request at a time."""
+    """A connection for one request."""
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
         self._arrivals: list[Arrival] = []
         self._seen = b""
         self._length_bytes: int | None = None
-        self._ended: asyncio.Future[None] | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether another request can be sent."""
-        return self._transport is not None and not self._transport.is_closing()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -51,23 +46,20 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
         self._transport = None
-        if self._ended and not self._ended.done():
+        if not self._ended.done():
             self._ended.set_exception(ConnectionBroke(str(exc or "closed by the server")))
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: note the bytes and whether they end the answer."""
         self._arrivals.append((perf_counter(), data))
-        if self._ended and not self._ended.done() and self._is_end(data):
+        if not self._ended.done() and self._is_end(data):
             self._ended.set_result(None)
 
     async def send(self, raw: bytes) -> tuple[float, list[Arrival]]:
         """Send a request and wait for the whole answer; the clock when it was sent, and what came."""
-        if self._transport is None:
-            raise NotReady("the connection is closed")
-        self._arrivals, self._seen, self._length_bytes = [], b"", None
-        self._ended = asyncio.get_running_loop().create_future()
         sent_s = perf_counter()
-        self._transport.write(raw)
+        if self._transport is not None:
+            self._transport.write(raw)
         async with asyncio.timeout(ANSWER_S):
             await self._ended
         return sent_s, self._arrivals
@@ -89,34 +81,40 @@ class Connection(asyncio.Protocol):
 
 
 class Client:
-    """Asks one server; keeps its connections alive as long as the server does."""
+    """Asks one server. Each request has a connection of its own, open before the clock starts.
+
+    Connections are not used again: llama-server hangs up after a streamed answer.
+    """
 
     def __init__(self, port: int, dialect: Dialect) -> None:
         self._port = port
         self._dialect = dialect
-        self._idle: list[Connection] = []
 
     async def ask(self, request: Request) -> Answer:
-        """The answer to ``request``, the clock started when it is sent over an open connection.
+        """The answer to ``request``.
 
         Raises:
             NotReady: nobody listens yet, or the model is still loading.
             AnswerFailed: the server refused or broke off.
             EndedEarly: fewer tokens than asked for were generated.
         """
-        answer = await self.ask_whatever_length(request)
-        if answer.generated_tokens < request.tokens:
-            raise EndedEarly(f"{answer.generated_tokens} of {request.tokens} tokens")
-        return answer
+        return _whole(request, await self.ask_whatever_length(request))
 
     async def ask_whatever_length(self, request: Request) -> Answer:
         """Like :meth:`ask`, for answers that may end by themselves."""
+        return await self._ask(await self._opened(), request)
+
+    async def ask_all(self, requests: Sequence[Request]) -> list[Answer]:
+        """Ask everything at once, over connections that are all open before the first request goes out."""
+        connections = [await self._opened() for _ in requests]
+        answers = await asyncio.gather(*map(self._ask, connections, requests))
+        return [_whole(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    async def _ask(self, connection: Connection, request: Request) -> Answer:
         body = self._dialect.body(request)
-        connection = await self._connection()
-        sent_s, arrivals = await connection.send(post(self._dialect.path, self._port, body))
-        if stays_open(arrivals):
-            self._idle.append(connection)
-        else:
+        try:
+            sent_s, arrivals = await connection.send(post(self._dialect.path, self._port, body))
+        finally:
             connection.close()
         status, lines = read_response(arrivals)
         if status == UNAVAILABLE:
@@ -124,23 +122,6 @@ class Client:
         if status != OK:
             raise AnswerFailed(f"status {status}: {b' '.join(line for _, line in lines)[:500]!r}")
         return self._dialect.answer(sent_s, lines)
-
-    async def ask_all(self, requests: Sequence[Request]) -> list[Answer]:
-        """Ask everything at once, over connections that are open before the first request goes out."""
-        self._idle += [await self._opened() for _ in range(len(requests) - len(self._idle))]
-        return await asyncio.gather(*(self.ask(request) for request in requests))
-
-    def close(self) -> None:
-        """Hang up everywhere."""
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
-
-    async def _connection(self) -> Connection:
-        while self._idle:
-            if (connection := self._idle.pop()).usable:
-                return connection
-        return await self._opened()
 
     async def _opened(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -151,6 +132,12 @@ class Client:
         return connection
 
 
+def _whole(request: Request, answer: Answer) -> Answer:
+    if answer.generated_tokens < request.tokens:
+        raise EndedEarly(f"{answer.generated_tokens} of {request.tokens} tokens")
+    return answer
+
+
 def post(path: str, port: int, body: bytes) -> bytes:
     """The bytes of a request."""
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: application/json\r\n"
@@ -159,22 +146,10 @@ def post(path: str, port: int, body: bytes) -> bytes:
 
 def content_length(head: bytes) -> int | None:
     """What the header of that name says, in bytes; None for an answer in chunks."""
-    value = header(head, b"content-length")
-    return None if value is None else int(value)
-
-
-def stays_open(arrivals: Sequence[Arrival]) -> bool:
-    """Whether the server takes another request over the connection that this answer came from."""
-    head, _, _ = b"".join(data for _, data in arrivals).partition(HEAD_END)
-    return (header(head, b"connection") or b"").lower() != b"close"
-
-
-def header(head: bytes, name: bytes) -> bytes | None:
-    """The value of a header, without the spaces around it."""
     for line in head.split(b"\r\n")[1:]:
-        found, _, value = line.partition(b":")
-        if found.lower() == name:
-            return value.strip()
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
     return None
 
 

@@ -69,7 +69,6 @@ class Server:
 
     async def stop(self) -> None:
         """End the process as a user would, and wait until it is gone."""
-        self.client.close()
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()

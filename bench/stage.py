@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from bench.captures import Session
 from bench.client import Client
@@ -24,12 +25,16 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """The model under test and everything around it. ``window_tokens`` is what the model was trained for."""
+    """The model under test and everything around it.
+
+    ``window_tokens`` is what the model was trained for; ``quick`` makes long prompts shorter.
+    """
 
     model: Path
     binary: Path
     threads: int
     repetitions: int
+    quick: bool
     window_tokens: int
     prompter: Prompter
     session: Session | None
@@ -38,6 +43,10 @@ class Stage:
     def setup(self, context_tokens: int) -> Setup:
         """What both servers are started with."""
         return Setup(self.model, context_tokens, self.threads, self.folder)
+
+    def long(self, tokens: int) -> int:
+        """The length of a long prompt: ``tokens``, or for a first look a quarter of them."""
+        return tokens // 4 if self.quick else tokens
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,17 @@ Measure = Callable[[Client, Plan], Awaitable[Reading]]
 
 @dataclass(frozen=True)
 class Scenario:
-    """One line of the comparison. ``figure`` says what is measured, with its unit."""
+    """One line of the comparison. ``figure`` says what is measured, with its unit.
+
+    ``repetitions`` is what a full run takes; those that read much take few.
+    """
 
     name: str
     what: str
     figure: str
     bar: Bar
-    run: Callable[[Stage], Awaitable[Measured]]
+    repetitions: int
+    run: Callable[[Stage], Coroutine[Any, Any, Measured]]
 
 
 async def compare(stage: Stage, context_tokens: int, make: MakePlan, measure: Measure) -> Measured:
