@@ -100,7 +100,8 @@ class Cells:
     @property
     def untidy(self) -> bool:
         """Whether there is something to do that nobody waits for."""
-        return bool(self._unfiled)
+        # One at a time, since each takes memory until it is written.
+        return bool(self._unfiled) and not self._store.writing
 
     def tidy(self) -> None:
         """Hand a lasting beginning to the store, which writes it to disk."""
@@ -158,11 +159,12 @@ class Cells:
             return
         self._context.share(lane.sequence, sequence, length)
         self._forget(self._cache.keep(sequence, tokens, pinned=lasting))
-        if lasting and not self._store.holds(tokens, lasting=True):
+        if lasting and self._store.has_disk and not self._store.holds(tokens, lasting=True):
             self._unfiled.append(sequence)
 
     def _move_out(self, held: Held) -> None:
-        if len(held.tokens) < WORTH_KEEPING_TOKENS or self._store.holds(held.tokens, lasting=held.pinned):
+        worth_it = self._store.keeps_any and len(held.tokens) >= WORTH_KEEPING_TOKENS
+        if not worth_it or self._store.holds(held.tokens, lasting=held.pinned):
             return
         self._store.put(held.tokens, self._context.save(held.sequence), lasting=held.pinned)
 

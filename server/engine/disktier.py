@@ -83,6 +83,11 @@ class DiskTier:
         """The states of this scope that lay there at the start, the longest unused first."""
         return self._found
 
+    @property
+    def writable(self) -> bool:
+        """Whether it is worth a try to write."""
+        return self._writable
+
     def write(self, tokens: Tokens, state: State) -> Outcome:
         """Write a state and drop the files that were used longest ago for it. Takes seconds."""
         evicted: list[str] = []

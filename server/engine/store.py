@@ -41,12 +41,16 @@ class _Entry:
     def ram_bytes(self) -> int:
         return 0 if self.state is None else memoryview(self.state).nbytes
 
+    @property
+    def budgeted_bytes(self) -> int:
+        return 0 if self.being_written else self.ram_bytes
+
 
 class StateStore:
     """States by the tokens that they hold, at most ``ram_bytes`` of them in memory.
 
-    Lasting states go on to ``disk`` in a thread of their own. They count as memory until they are
-    written, and are not given up before. A ``trimmable`` state can be cut back to any of its tokens, so
+    Lasting states go on to ``disk`` in a thread of their own; on their way they are beside the budget, so
+    that it may be smaller than one of them. A ``trimmable`` state can be cut back to any of its tokens, so
     that a longer one serves for a shorter; states of recurrent models cannot. All calls come from one
     thread, and only the counts may be read from any.
     """
@@ -67,9 +71,25 @@ class StateStore:
 
     @property
     def ram_bytes(self) -> int:
-        """Bytes of the states in memory."""
+        """Bytes of the states in memory, those on their way to disk included."""
         with self._lock:
-            return self._ram_bytes()
+            return sum(entry.ram_bytes for entry in self._entries.values())
+
+    @property
+    def writing(self) -> bool:
+        """Whether a state is on its way to disk."""
+        with self._lock:
+            return any(entry.being_written for entry in self._entries.values())
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether lasting states get to a disk."""
+        return self._disk is not None and self._disk.writable
+
+    @property
+    def keeps_any(self) -> bool:
+        """Whether there is any place for a state."""
+        return self._budget_bytes > 0 or self.has_disk
 
     @property
     def disk_bytes(self) -> int:
@@ -111,19 +131,21 @@ class StateStore:
     def put(self, tokens: Tokens, state: State, *, lasting: bool) -> None:
         """Keep a state, which nobody may change from now on, and give up others for its room.
 
-        It takes the place of states that it can serve for. Where it is too large for the budget, or for
-        what lasting states leave of it on their way to disk, it is not kept. ``lasting`` ones (system
-        prompts) are never superseded, and outlive the process where there is a disk.
+        It takes the place of states that it can serve for. Where it is larger than the budget, it is not
+        kept. ``lasting`` ones (system prompts) are never superseded, and outlive the process where there
+        is a disk.
         """
-        entry = None
+        disk = self._disk if lasting and self.has_disk else None
         with self._lock:
             number = self._serving(tokens, lasting)
-            if number is None:
-                entry = self._admit(_Entry(tokens[:], lasting, self._tick(), state))
+            entry = _Entry(tokens[:], lasting, self._tick(), state, being_written=disk is not None)
+            if number is None and not self._admit(entry):
+                return
         if number is not None:
             self._use(number)
-        elif entry and lasting and self._disk:
-            self._send_to(self._disk, entry, state)
+        elif disk:
+            # Nobody waits for the future; raised in a callback, a fault of ours gets into the log.
+            self._writer.submit(self._write, disk, entry, state).add_done_callback(Future.result)
 
     def take(self, match: Stored) -> State | None:
         """The state of a match; None, with a line in the log, if its file has gone or is damaged.
@@ -163,22 +185,19 @@ class StateStore:
                 return number
         return None
 
-    def _admit(self, entry: _Entry) -> _Entry | None:
-        """Take an entry in and others out; None, and none taken out, if that would not be enough."""
-        staying_bytes = sum(other.ram_bytes for other in self._entries.values() if other.being_written)
-        if staying_bytes + entry.ram_bytes > self._budget_bytes:
-            self._refuse(entry.ram_bytes, staying_bytes)
-            return None
+    def _admit(self, entry: _Entry) -> bool:
+        """Take an entry in and others out; False, and none taken out, if that would not be enough."""
+        if entry.budgeted_bytes > self._budget_bytes:
+            self._warn_of_size(entry.budgeted_bytes)
+            return False
         self._supersede(entry.tokens)
-        while self._ram_bytes() + entry.ram_bytes > self._budget_bytes:
-            self._evict()
         self._add(entry)
-        return entry
+        self._keep_to_budget()
+        return True
 
-    def _refuse(self, state_bytes: int, staying_bytes: int) -> None:
-        if state_bytes <= self._budget_bytes:
-            logger.info("a state is not kept: %d MiB are still being written", staying_bytes // _MIB)
-        elif not self._said_too_large:
+    def _warn_of_size(self, state_bytes: int) -> None:
+        # Without any budget, nobody expects otherwise.
+        if self._budget_bytes and not self._said_too_large:
             self._said_too_large = True
             logger.warning(
                 "a state of %d MiB is not kept, and larger ones will not be: host_cache_mib allows %d MiB",
@@ -195,21 +214,17 @@ class StateStore:
         for number in superfluous:
             del self._entries[number]
 
-    def _evict(self) -> None:
-        """Give up the state in memory that was used longest ago."""
-        candidates = [
-            (entry.used, number)
-            for number, entry in self._entries.items()
-            if entry.state is not None and not entry.being_written
-        ]
-        _, oldest = min(candidates)
-        del self._entries[oldest]
-        self._evictions += 1
-
-    def _send_to(self, disk: DiskTier, entry: _Entry, state: State) -> None:
-        entry.being_written = True
-        # Nobody waits for the future; raised in a callback, a fault of ours gets into the log.
-        self._writer.submit(self._write, disk, entry, state).add_done_callback(Future.result)
+    def _keep_to_budget(self) -> None:
+        """Give up the states in memory that were used longest ago, until the rest is within the budget."""
+        excess = sum(entry.budgeted_bytes for entry in self._entries.values()) - self._budget_bytes
+        oldest_first = sorted(self._entries.items(), key=lambda item: item[1].used)
+        for number, entry in oldest_first:
+            if excess <= 0:
+                return
+            if entry.budgeted_bytes:
+                excess -= entry.budgeted_bytes
+                del self._entries[number]
+                self._evictions += 1
 
     def _write(self, disk: DiskTier, entry: _Entry, state: State) -> None:
         """Runs in the writer's thread. From the disk on, the page cache keeps the state in memory."""
@@ -220,7 +235,9 @@ class StateStore:
                 entry.filed = outcome.filed
                 entry.state = None if outcome.filed else state
         finally:
-            entry.being_written = False
+            with self._lock:
+                entry.being_written = False
+                self._keep_to_budget()
 
     def _forget(self, evicted: tuple[str, ...]) -> None:
         """Drop the entries whose files have gone."""
@@ -248,9 +265,6 @@ class StateStore:
     def _add(self, entry: _Entry) -> None:
         self._numbers += 1
         self._entries[self._numbers] = entry
-
-    def _ram_bytes(self) -> int:
-        return sum(entry.ram_bytes for entry in self._entries.values())
 
     def _tick(self) -> int:
         self._clock += 1

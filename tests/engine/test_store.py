@@ -236,24 +236,30 @@ def test_a_lasting_state_comes_back_after_a_restart(tmp_path: Path) -> None:
     assert StateStore(PLENTY, DiskTier(tmp_path, PLENTY, "b")).entries == 0
 
 
-def test_a_state_serves_and_stays_while_it_is_written(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
+def test_a_state_serves_while_it_is_written_and_is_beside_the_budget(tmp_path: Path) -> None:
     store = StateStore(20, DiskTier(tmp_path, PLENTY, "a"))
     with writers_kept_waiting(tmp_path):
-        store.put(tokens_of([1, 2]), b"0123456789", lasting=True)
-        keep(store, [3])
-        keep(store, [4])
+        store.put(tokens_of([1, 2]), bytes(30), lasting=True)
+        assert store.writing
+        for first in (3, 4, 5):
+            keep(store, [first])
         assert store.evictions == 1
-        keep(store, [5], bytes(11))
-        assert "still being written" in caplog.text
-        assert state_of(store, [4]) is not None
-        assert state_of(store, [1, 2]) == b"0123456789"
-        assert (store.ram_bytes, store.disk_bytes, store.entries) == (20, 0, 2)
+        assert [state_of(store, [first]) is not None for first in (3, 4, 5)] == [False, True, True]
+        assert state_of(store, [1, 2]) == bytes(30)
+        assert (store.ram_bytes, store.disk_bytes, store.entries) == (50, 0, 3)
     store.close()
-    assert store.ram_bytes == 10
-    assert state_of(store, [1, 2]) == b"0123456789"
+    assert (store.ram_bytes, store.writing) == (20, False)
+    assert state_of(store, [1, 2]) == bytes(30)
+
+
+def test_without_any_memory_lasting_states_still_get_to_disk(tmp_path: Path) -> None:
+    store = StateStore(0, DiskTier(tmp_path, PLENTY, "a"))
+    store.put(tokens_of([1, 2]), b"lasting", lasting=True)
+    keep(store, [3])
+    store.close()
+    assert state_of(store, [1, 2]) == b"lasting"
+    assert (store.ram_bytes, store.entries, store.keeps_any) == (0, 1, True)
+    assert not StateStore(0, None).keeps_any
 
 
 def test_a_state_on_disk_does_not_make_room_in_memory(tmp_path: Path) -> None:
