@@ -166,10 +166,11 @@ class _Parser:
         ranges: list[tuple[int, int]] = []
         while not self._take("]"):
             first = self._class_member()
-            if self._pattern.startswith("-", self._at) and not self._pattern.startswith("-]", self._at):
+            dash = self._pattern.startswith("-", self._at) and not self._pattern.startswith("-]", self._at)
+            if dash and _is_one(first):
                 self._at += 1
                 last = self._class_member()
-                if len(first) != 1 or len(last) != 1 or first[0][0] > last[0][1]:
+                if not _is_one(last) or first > last:
                     self._refuse("has a range in [] without a beginning or an end")
                 ranges.append((first[0][0], last[0][1]))
             else:
@@ -246,6 +247,10 @@ def _times(quantifier: str) -> tuple[int, int | None]:
 
 def _one(sign: str) -> Ranges:
     return ((ord(sign), ord(sign)),)
+
+
+def _is_one(ranges: Ranges) -> bool:
+    return len(ranges) == 1 and ranges[0][0] == ranges[0][1]
 
 
 def _united(ranges: Iterable[tuple[int, int]]) -> Ranges:

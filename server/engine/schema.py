@@ -381,7 +381,7 @@ def _properties(schema: JsonObject, place: str) -> tuple[JsonObject, list[str]]:
 
 
 def _additional(schema: JsonObject, place: str) -> Any:
-    listed = any(word in schema for word in ("properties", "required", "patternProperties"))
+    listed = "properties" in schema or "patternProperties" in schema
     additional = schema.get("additionalProperties", not listed)
     if not isinstance(additional, bool | dict):
         _refuse(place, "additionalProperties must be true, false or a schema")

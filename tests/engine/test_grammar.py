@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from server.domain.errors import InvalidRequest
 from server.engine.gbnf import MOST_TIMES
 from server.engine.grammar import grammar_of
-from tests.engine.matching import accepts
+from tests.engine.matching import accepts, accepts_text
 
 
 def refusal(form: Any) -> str:
@@ -136,6 +136,164 @@ def test_what_clients_send(schema: Any, good: list[Any], bad: list[Any]) -> None
         assert accepts(schema, document), document
     for document in bad:
         assert not accepts(schema, document), document
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "string"}, ['a\tb\n"\\/ü😀'], []),
+        ({"const": None}, [None], [0]),
+        ({"const": {"a": [1, {"b": 'ü"\\'}]}}, [{"a": [1, {"b": 'ü"\\'}]}], [{"a": [1]}]),
+        ({"type": "string", "enum": ["a", 1]}, ["a"], [1]),
+        ({"enum": [1, 2, True], "const": 1}, [1], [2, True]),
+        ({"type": ["integer", "null"], "minimum": 3}, [3, None], [2, "a"]),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, [2], [1]),
+        ({"type": "integer", "minimum": 0.5, "maximum": 2.5}, [1, 2], [0, 3]),
+        ({"type": "number", "minimum": 5, "multipleOf": 5}, [1.25, 5e-324, -1e300], ["1"]),
+        ({"type": "array", "uniqueItems": True, "items": {"const": 1}}, [[1, 1]], [[2]]),
+        ({"type": "array", "maxItems": 0}, [[]], [[1]]),
+        ({"type": "array", "items": False}, [[]], [[1]]),
+        ({"items": [{"const": 1}, {"const": 2}], "additionalItems": {"const": 3}}, [[1, 2, 3, 3]], [[1, 3]]),
+        ({"prefixItems": [{"const": 1}, {"const": 2}], "minItems": 1}, [[1], [1, 2]], [[], [1, 2, 3]]),
+        ({"prefixItems": [{"const": 1}], "minItems": 3, "maxItems": 4}, [[1, 2, 3], [1, 2, 3, 4]], [[1, 2]]),
+        ({"prefixItems": [{}, {}], "items": {"const": 1}, "maxItems": 3}, [[1, 2, 1]], [[1, 2, 1, 1]]),
+        ({"required": ["a"]}, [{"a": 1}, {"a": 1, "b": 2}], [{}, {"b": 2}]),
+        ({"required": ["a"], "additionalProperties": {"type": "null"}}, [{"a": None}], [{"a": 1}]),
+        (
+            {"type": "object", "minProperties": 1, "maxProperties": 2},
+            [{"a": 1}],
+            [{}, {"a": 1, "b": 2, "c": 3}],
+        ),
+        ({"propertyNames": {"pattern": "^x_"}}, [{"x_a": 1}, {}], [{"a": 1}]),
+        ({"patternProperties": {"^x": {"type": "null"}}}, [{"x1": None}], [{"x1": 1}, {"y": None}]),
+        (
+            {"properties": {"a": {"const": 1}}, "patternProperties": {"^x": True}},
+            [{"a": 1, "x": 0}],
+            [{"y": 0}],
+        ),
+        (
+            {"properties": {"ab": {"const": 1}, "a\n": {"const": 2}}, "additionalProperties": {"const": 3}},
+            [{"ab": 1, "a\n": 2, "a": 3, "": 3, "abc": 3, "b": 3}, {"a": 3}, {}],
+            [{"ab": 3}, {"a\n": 3}, {"a": 1}],
+        ),
+        ({"$ref": "#/definitions/a", "definitions": {"a": {"const": 1}}}, [1], [2]),
+        ({"$ref": "#/$defs/a", "minimum": 3, "$defs": {"a": {"type": "integer"}}}, [3], [2]),
+        (
+            {"type": "number", "allOf": [{"type": "integer", "minimum": 2}, {"maximum": 4}]},
+            [2, 4],
+            [1, 5, 2.5],
+        ),
+        (
+            {"type": "string", "anyOf": [{"maxLength": 1}, {"pattern": "^aa$"}, {"type": "null"}]},
+            ["a", "aa"],
+            ["b" * 2, None],
+        ),
+        (
+            {
+                "properties": {"a": {"const": 1}, "b": {"const": 2}},
+                "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+            },
+            [{"a": 1}, {"b": 2}, {"a": 1, "b": 2}],
+            [{}],
+        ),
+        (
+            {
+                "allOf": [
+                    {"properties": {"a": {"type": "string"}}, "required": ["a"]},
+                    {"properties": {"a": {"maxLength": 2}, "b": {"const": 1}}},
+                ]
+            },
+            [{"a": "x"}, {"a": "xx", "b": 1}],
+            [{"a": "xxx"}, {"b": 1}],
+        ),
+        ({"type": "string", "format": "time"}, ["23:59:59Z", "23:59:59.5+01:00"], ["24:00:00Z"]),
+        ({"type": "string", "format": "date-time"}, ["2024-12-31T00:00:00Z"], ["2024-12-31 00:00:00Z"]),
+        ({"type": "string", "format": "uri", "maxLength": 3}, ["a:b"], ["a:bc"]),
+        ({"title": "T", "description": "D", "default": 1, "examples": [1], "type": "null"}, [None], [1]),
+        ({"$schema": "s", "$id": "i", "$comment": "c", "x-own": {}, "const": 1}, [1], [2]),
+    ],
+)
+def test_what_schemas_demand(schema: Any, good: list[Any], bad: list[Any]) -> None:
+    for document in good:
+        assert accepts(schema, document), document
+    for document in bad:
+        assert not accepts(schema, document), document
+
+
+def test_a_key_is_not_said_twice_in_two_ways() -> None:
+    schema = {"properties": {"a": {"type": "integer"}}, "additionalProperties": True}
+    assert accepts_text(schema, '{"a":1,"b":"x"}')
+    assert not accepts_text(schema, '{"a":1,"a":"x"}')
+    assert not accepts_text(schema, '{"a":1,"\\u0061":"x"}')
+
+
+def test_no_line_breaks_within_strings() -> None:
+    assert accepts_text({"type": "string"}, '"a\\nb"')
+    assert not accepts_text({"type": "string"}, '"a\nb"')
+
+
+def test_single_spaces_between_the_parts() -> None:
+    assert accepts_text("json", '{"a": [1, { "b": 2 }]}')
+    assert not accepts_text("json", '{"a":   1}')
+
+
+def test_a_reference_with_company_in_a_schema_that_contains_itself() -> None:
+    schema = {
+        "$ref": "#/$defs/node",
+        "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node", "required": ["next"]}}}},
+    }
+    assert accepts(schema, {})
+    assert not accepts(schema, {"next": {}})
+
+
+@given(st.integers(-2000, 2000), st.integers(0, 300), st.integers(-2500, 2500))
+@example(0, 0, 0)
+@example(-1, 1, 0)
+@example(99, 2, 100)
+def test_bounds_of_integers(low: int, width: int, value: int) -> None:
+    high = low + width
+    assert accepts({"type": "integer", "minimum": low, "maximum": high}, value) == (low <= value <= high)
+    assert accepts({"type": "integer", "exclusiveMinimum": low}, value) == (low < value)
+    assert accepts({"type": "integer", "exclusiveMaximum": high}, value) == (value < high)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (
+            {"properties": {"a": {"items": {"minimum": "x", "type": "integer"}}}},
+            ["#/properties/a/items", "minimum"],
+        ),
+        ({"properties": {"a": {"pattern": "^(?=a)$"}}}, ["#/properties/a", "pattern", "(?=a)"]),
+        ({"properties": {"a": {"not": {}}}}, ["#/properties/a", "not"]),
+        ({"$defs": {"a": {"if": {}}}, "items": {"$ref": "#/$defs/a"}}, ["#/$defs/a", "if"]),
+        ({"anyOf": [{"type": "null"}, {"type": "strange"}]}, ["#/anyOf/1", "type", "strange"]),
+        ({"items": {"$ref": "#/$defs/none"}}, ["#/items", "$ref", "#/$defs/none"]),
+        ({"allOf": [{"pattern": "^a"}, {"pattern": "b$"}]}, ["#", "pattern"]),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, ["#", "nothing satisfies"]),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, ["#", "minimum", "maximum"]),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, ["#", "minLength", "maxLength"]),
+        ({"type": "string", "minLength": -1}, ["#", "minLength"]),
+        ({"type": "array", "items": False, "minItems": 1}, ["#", "minItems", "items"]),
+        ({"type": "string", "enum": [1]}, ["#", "enum"]),
+        ({"required": ["a"], "additionalProperties": False}, ["#", "required", "a"]),
+        ({"properties": {"a": True}, "minProperties": 1}, ["#", "minProperties"]),
+        ({"properties": {f"p{place}": True for place in range(MOST_TIMES + 1)}}, ["#", "properties"]),
+    ],
+)
+def test_a_refusal_names_place_and_keyword(schema: dict[str, Any], words: list[str]) -> None:
+    reason = refusal(schema)
+    for word in words:
+        assert word in reason
+
+
+def test_a_contradiction_in_one_alternative_leaves_the_others() -> None:
+    schema = {
+        "type": "string",
+        "anyOf": [{"type": "integer"}, {"minLength": 2, "maxLength": 1}, {"const": "a"}],
+    }
+    assert accepts(schema, "a")
+    assert not accepts(schema, 1)
 
 
 def test_a_schema_that_contains_itself() -> None:
