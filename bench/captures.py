@@ -18,6 +18,16 @@ class Session:
     tools: tuple[JsonObject, ...]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much of a session is replayed: longest prompt, most turns, most tools, longest tool result."""
+
+    tokens: int
+    turns: int
+    tools: int
+    result_characters: int
+
+
 def read_session(folder: Path) -> Session | None:
     """The session whose requests lie in ``folder`` as NNN.json; None if there is no such folder."""
     files = sorted(folder.glob("[0-9][0-9][0-9].json"))
@@ -28,27 +38,31 @@ def read_session(folder: Path) -> Session | None:
     return Session(turns, tuple(bodies[0].get("tools", ())))
 
 
-def prompts_of(session: Session, prompter: Prompter, most_tokens: int, cut_characters: int) -> list[str]:
-    """A prompt for each turn that fits; contents of tool results are cut to ``cut_characters``."""
-    prompts = []
-    for turn in session.turns:
-        messages = [_cut(message, cut_characters) for message in turn]
-        prompt = prompter.chat(messages, session.tools)
-        if prompter.vocabulary.count(prompt) > most_tokens:
+def prompts_of(session: Session, prompter: Prompter, extent: Extent) -> list[str]:
+    """A prompt for each turn, as far as they go within ``extent``."""
+    prompts: list[str] = []
+    for turn in session.turns[: extent.turns]:
+        messages = [_cut(message, extent.result_characters) for message in turn]
+        prompt = prompter.chat(messages, session.tools[: extent.tools])
+        if prompter.vocabulary.count(prompt) > extent.tokens:
             break
         prompts.append(prompt)
     return prompts
 
 
-def made_distinct(session: Session, label: str) -> Session:
-    """The same session with ``label`` in front of its first user message: only what is before stays equal."""
-    return replace(session, turns=tuple(_labelled(turn, label) for turn in session.turns))
+def marked(session: Session, system: str, task: str) -> Session:
+    """The same session with a line in front of its system text and one in front of its first user message."""
+    marks = {"system": system, "user": task}
+    return replace(session, turns=tuple(_marked(turn, marks) for turn in session.turns))
 
 
-def _labelled(turn: tuple[Message, ...], label: str) -> tuple[Message, ...]:
-    first = next(number for number, message in enumerate(turn) if message.role == "user")
-    marked = replace(turn[first], content=f"{label}: {turn[first].content}")
-    return (*turn[:first], marked, *turn[first + 1 :])
+def _marked(turn: tuple[Message, ...], marks: Mapping[str, str]) -> tuple[Message, ...]:
+    roles = [message.role for message in turn]
+    first = {roles.index(role): mark for role, mark in marks.items() if role in roles}
+    return tuple(
+        replace(message, content=f"{first[number]}\n{message.content}") if number in first else message
+        for number, message in enumerate(turn)
+    )
 
 
 def _cut(message: Message, characters: int) -> Message:

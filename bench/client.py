@@ -16,6 +16,7 @@ LAST_CHUNK = b"\r\n0\r\n\r\n"
 OK = 200
 UNAVAILABLE = 503
 ANSWER_S = 900.0
+READS_BEFORE_LATE = 6
 
 Arrival = tuple[float, bytes]
 """Bytes as they came off the socket, and the clock in seconds."""
@@ -30,7 +31,7 @@ class ConnectionBroke(AnswerFailed):
 
 
 class Connection(asyncio.Protocol):
-    """A connection for one request."""
+    """A connection for one request. ``answering`` is set when some pieces have come, or nothing more will."""
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
@@ -38,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._seen = b""
         self._length_bytes: int | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answering = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -46,12 +48,15 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
         self._transport = None
+        self.answering.set()
         if not self._ended.done():
             self._ended.set_exception(ConnectionBroke(str(exc or "closed by the server")))
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: note the bytes and whether they end the answer."""
         self._arrivals.append((perf_counter(), data))
+        if len(self._arrivals) == READS_BEFORE_LATE:
+            self.answering.set()
         if not self._ended.done() and self._is_end(data):
             self._ended.set_result(None)
 
@@ -110,10 +115,21 @@ class Client:
         answers = await asyncio.gather(*map(self._ask, connections, requests))
         return [_whole(request, answer) for request, answer in zip(requests, answers, strict=True)]
 
+    async def ask_late(self, requests: Sequence[Request], late: Request) -> tuple[list[Answer], Answer]:
+        """Ask for ``requests``, and for ``late`` once all of them are being answered."""
+        connections = [await self._opened() for _ in requests]
+        asked = asyncio.gather(*map(self._ask, connections, requests))
+        last = await self._opened()
+        await asyncio.gather(*(connection.answering.wait() for connection in connections))
+        late_answer = _whole(late, await self._ask(last, late))
+        return [
+            _whole(request, answer) for request, answer in zip(requests, await asked, strict=True)
+        ], late_answer
+
     async def _ask(self, connection: Connection, request: Request) -> Answer:
-        body = self._dialect.body(request)
+        path, body = self._dialect.call(request)
         try:
-            sent_s, arrivals = await connection.send(post(self._dialect.path, self._port, body))
+            sent_s, arrivals = await connection.send(post(path, self._port, body))
         finally:
             connection.close()
         status, lines = read_response(arrivals)

@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-import llama_cpp
+import llama_cpp as native
 
+from bench.wire import Chat
 from server.chat.template import CHATML, ChatTemplate, supports_tools
 from server.domain.chat import JsonObject, Message
+from server.domain.errors import ModelLoadFailed
 from server.engine.gguf import read_header
+from server.engine.library import Library, Model
 
 PLACES = ("bay", "shelf", "dock", "rack", "cage", "belt", "yard", "crane")
 THINGS = ("bolts", "panels", "valves", "cables", "drums", "frames", "gaskets", "motors")
+TOKENS_FOR_A_TOOL = 375
+COPIED_FUNCTIONS = 38
 VERBS = ("moved", "counted", "packed", "weighed", "checked", "scanned", "labelled", "sorted")
 
 
@@ -22,14 +27,20 @@ def repeatable(seed: str) -> Random:
 
 
 class Vocabulary:
-    """The model's own tokenizer, without its weights."""
+    """The model's own tokenizer, without its weights. Raises ModelLoadFailed."""
 
     def __init__(self, model: Path) -> None:
-        self._model = llama_cpp.Llama(model_path=str(model), vocab_only=True, verbose=False)
+        library = Library()
+        params = native.llama_model_default_params()
+        params.vocab_only = True
+        pointer = native.llama_model_load_from_file(str(model).encode(), params)
+        if not pointer:
+            raise ModelLoadFailed(f"{model} has no vocabulary that llama.cpp can read")
+        self._model = Model(library, pointer, model)
 
     def count(self, text: str) -> int:
         """Tokens of ``text`` as both servers count a finished prompt."""
-        return len(self._model.tokenize(text.encode(), add_bos=True, special=True))
+        return len(self._model.tokenize(text, add_special=True))
 
     def cut(self, parts: Sequence[str], tokens: int) -> str:
         """As many of ``parts``, joined, as fit into ``tokens``. Raises ValueError if all of them do."""
@@ -76,13 +87,32 @@ class Prompter:
             return list(messages), list(tools)
         return [_told_about(tools, messages[0]), *map(_with_calls_as_text, messages[1:])], []
 
-    def instructions(self, tokens: int) -> tuple[Message, list[JsonObject]]:
-        """A system message and tools, the same ones each time, that make a prompt of ``tokens`` at most."""
-        random = repeatable("instructions")
-        tools = [_tool(random, number) for number in range(12)]
-        rules = [_rule(random, number) for number in range(tokens // 8)]
+    def as_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject], tokens: int) -> Chat:
+        """A request that our server gets as a chat and llama-server as the same chat's prompt."""
+        shown, known = self.as_template_takes(messages, tools)
+        return Chat(self._template.render(shown, known), tokens, messages=tuple(shown), tools=tuple(known))
+
+    def instructions(self, random: Random, tokens: int) -> tuple[Message, list[JsonObject]]:
+        """A system message and tools that make a prompt of at most ``tokens``; its beginning is unique."""
+        tools = [_tool(random, number) for number in range(tokens // TOKENS_FOR_A_TOOL)]
+        rules = [
+            f"{random.getrandbits(48):012x}\n",
+            *(_rule(random, number) for number in range(tokens // 8)),
+        ]
         used = self.vocabulary.count(self.chat([Message("system", "")], tools))
         return Message("system", self.vocabulary.cut(rules, tokens - used)), tools
+
+    def file_to_copy(self, random: Random) -> str:
+        """A chat about a Python file of some 300 lines that is to be written again with one change.
+
+        The answer has begun already, so that it goes on with the file itself.
+        """
+        shown = "".join(_function(number) for number in range(COPIED_FUNCTIONS))
+        name, new = f"{VERBS[2]}_{THINGS[2]}_2", f"{random.choice(VERBS)}_{random.choice(PLACES)}"
+        asked = (
+            f"Write this file again and change one thing: rename {name} to {new}. Answer with the file only."
+        )
+        return self.chat([Message("user", f"```python\n{shown}```\n{asked}")]) + "```python\n"
 
 
 def _log_line(random: Random) -> list[str]:
@@ -93,6 +123,19 @@ def _log_line(random: Random) -> list[str]:
         f"{clock} worker {counts[0]} {verb} {counts[1]} {thing} from {place} to {other} {counts[2]}".split()
     )
     return [*(f"{word} " for word in words[:-1]), f"{words[-1]}\n"]
+
+
+def _function(number: int) -> str:
+    verb, thing, place = (words[number % len(words)] for words in (VERBS, THINGS, PLACES))
+    return f'''def {verb}_{thing}_{number}(label, amount):
+    """Notes that {number * 7 + 2} {thing} were {verb} at the {place}."""
+    if amount > {number + 3}:
+        raise ValueError("too many {thing} at the {place}")
+    entry = {{"{place}": label, "{thing}": amount + {number}}}
+    return save(entry)
+
+
+'''
 
 
 def _rule(random: Random, number: int) -> str:
@@ -118,7 +161,7 @@ def _tool(random: Random, number: int) -> JsonObject:
 def _told_about(tools: Sequence[JsonObject], system: Message) -> Message:
     if not tools:
         return system
-    return Message("system", "\n".join(["Tools:", *map(json.dumps, tools), "", system.content]))
+    return Message("system", "\n".join([system.content, "Tools:", *map(json.dumps, tools)]))
 
 
 def _with_calls_as_text(message: Message) -> Message:

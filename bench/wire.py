@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
+from server.domain.chat import JsonObject, Message
+
 MODEL_NAME = "bench:model"
 
 Sampling = tuple[tuple[str, float], ...]
@@ -42,6 +44,14 @@ class Request:
     tokens: int
     seed: int = 1
     sampling: Sampling = GREEDY
+
+
+@dataclass(frozen=True)
+class Chat(Request):
+    """The same as a chat, for our server: ``prompt`` is what ``messages`` and ``tools`` are rendered to."""
+
+    messages: tuple[Message, ...] = ()
+    tools: tuple[JsonObject, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,8 @@ class Answer:
 class Dialect(Protocol):
     """How one of the servers is spoken to."""
 
-    path: str
-
-    def body(self, request: Request) -> bytes:
-        """The JSON that asks for ``request``."""
+    def call(self, request: Request) -> tuple[str, bytes]:
+        """The path and the JSON that ask for ``request``."""
         ...
 
     def answer(self, sent_s: float, lines: Sequence[TimedLine]) -> Answer:
@@ -104,14 +112,16 @@ class Dialect(Protocol):
 
 
 class Ollama:
-    """``/api/generate`` with a raw prompt, answered in lines of JSON."""
+    """``/api/generate`` with a raw prompt, or ``/api/chat``, answered in lines of JSON."""
 
-    path = "/api/generate"
-
-    def body(self, request: Request) -> bytes:
-        """The JSON that asks for ``request``."""
+    def call(self, request: Request) -> tuple[str, bytes]:
+        """The path and the JSON that ask for ``request``."""
         options = {**dict(request.sampling), "num_predict": request.tokens, "seed": request.seed}
-        return _encoded({"model": MODEL_NAME, "prompt": request.prompt, "raw": True, "options": options})
+        wanted = {"model": MODEL_NAME, "options": options}
+        if isinstance(request, Chat):
+            messages = [{"role": message.role, "content": message.content} for message in request.messages]
+            return "/api/chat", _encoded({**wanted, "messages": messages, "tools": request.tools})
+        return "/api/generate", _encoded({**wanted, "prompt": request.prompt, "raw": True})
 
     def answer(self, sent_s: float, lines: Sequence[TimedLine]) -> Answer:
         """Read a streamed answer. Raises AnswerFailed."""
@@ -122,7 +132,7 @@ class Ollama:
         return Answer(
             sent_s=sent_s,
             ended_s=ended_s,
-            pieces=_pieces((at_s, chunk.get("response", "")) for at_s, chunk in objects),
+            pieces=_pieces((at_s, _text(chunk)) for at_s, chunk in objects),
             prompt_tokens=int(last["prompt_eval_count"]),
             cached_tokens=int(last["llm_optimizer"]["tokens_cached"]),
             generated_tokens=int(last.get("eval_count", 0)),
@@ -132,12 +142,11 @@ class Ollama:
 class LlamaCpp:
     """``/completion`` of llama-server, answered in server-sent events."""
 
-    path = "/completion"
-
-    def body(self, request: Request) -> bytes:
-        """The JSON that asks for ``request``."""
+    def call(self, request: Request) -> tuple[str, bytes]:
+        """The path and the JSON that ask for ``request``."""
         wanted = {"prompt": request.prompt, "n_predict": request.tokens, "seed": request.seed}
-        return _encoded({**wanted, **dict(request.sampling), "stream": True, "ignore_eos": True})
+        switches = {"stream": True, "ignore_eos": True}
+        return "/completion", _encoded({**wanted, **dict(request.sampling), **switches})
 
     def answer(self, sent_s: float, lines: Sequence[TimedLine]) -> Answer:
         """Read a streamed answer. Raises AnswerFailed."""
@@ -153,6 +162,11 @@ class LlamaCpp:
             cached_tokens=int(last["timings"]["cache_n"]),
             generated_tokens=int(last["tokens_predicted"]),
         )
+
+
+def _text(chunk: dict[str, Any]) -> str:
+    text: str = chunk["message"]["content"] if "message" in chunk else chunk.get("response", "")
+    return text
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
