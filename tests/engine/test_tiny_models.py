@@ -120,7 +120,7 @@ def test_it_is_a_whole_model_of_a_few_bytes(oracle: Oracle, model_file: Path) ->
     header = read_header(model_file)
     assert header.architecture == model_file.stem
     assert header.vocabulary_size == oracle.model.vocabulary_size
-    assert header.pooling_type is None
+    assert not header.pooling_type
     assert header.size_bytes < 2**20
 
 

@@ -74,7 +74,7 @@ def write_mamba(path: Path) -> Path:
     return _write(path, "mamba", inner, weights)
 
 
-def write_lfm2(path: Path) -> Path:
+def write_lfm2(path: Path, pooling: str = "none") -> Path:
     """A hybrid: convolutions with a state in every other layer, attention in the rest."""
     weights = _Weights(output_norm="token_embd_norm.weight")
     recurrent = [layer % 2 == 0 for layer in range(LAYERS)]
@@ -88,6 +88,7 @@ def write_lfm2(path: Path) -> Path:
     hybrid = {
         "attention.head_count_kv": [0 if state else KV_HEADS for state in recurrent],
         "shortconv.l_cache": CONVOLUTION_WIDTH,
+        "pooling_type": POOLING[pooling],
     }
     return _write(path, "lfm2", _transformer() | hybrid, weights)
 

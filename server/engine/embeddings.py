@@ -1,0 +1,282 @@
+"""Embeddings: texts in, vectors out. One thread owns an embedding model and its context."""
+
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from server.domain.errors import (
+    EngineFailed,
+    InvalidRequest,
+    ModelLoadFailed,
+    PromptTooLong,
+    QueueFull,
+    RequestCancelled,
+    ServiceError,
+)
+from server.engine.engine import EngineSpec, usable_cores
+from server.engine.gguf import GgufHeader, read_header
+from server.engine.library import ContextShape, DecodeResult, EmbeddingContext, Library, Model, Vector
+
+logger = logging.getLogger(__name__)
+
+Texts = Sequence[Sequence[int]]
+"""Token ids of several texts."""
+
+_MEAN, _CLS, _LAST = 1, 2, 3
+"""``enum llama_pooling_type`` of llama.h: the ways that give one vector for a whole text."""
+
+_TEXTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    texts: Texts
+    vectors: "Future[list[Vector]]" = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What the embedder's thread owns."""
+
+    model: Model
+    context: EmbeddingContext
+    shape: ContextShape
+    longest_tokens: int
+
+
+class Embedder:
+    """An embedding model on a device. Construct it with :meth:`load`; every method may be called from
+    any thread.
+
+    Of the spec, ``context_tokens`` limits a text, together with what the model was trained for;
+    ``batch_tokens`` are read at once, but a text that must be read in one piece is, however long;
+    ``queue`` calls may wait; ``slots`` do not matter.
+    """
+
+    def __init__(self, library: Library, spec: EngineSpec) -> None:
+        self.spec = spec
+        self._library = library
+        self._mail: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._outstanding = 0
+        self._fault: str | None = None
+        self._closing = False
+        self._opened: Future[_Opened] = Future()
+        self._thread = threading.Thread(target=self._live, name=f"embedder {spec.path.name}", daemon=True)
+
+    @classmethod
+    def load(cls, library: Library, spec: EngineSpec) -> "Embedder":
+        """Load the model and allocate its context; blocks until both are there.
+
+        Raises:
+            ModelLoadFailed: with the reason; also for a model that gives no vectors of whole texts.
+        """
+        embedder = cls(library, spec)
+        embedder._thread.start()
+        embedder._opened.result()
+        return embedder
+
+    @property
+    def model(self) -> Model:
+        """The vocabulary side of the model."""
+        return self._opened.result().model
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return self._opened.result().context.dimensions
+
+    @property
+    def longest_tokens(self) -> int:
+        """The longest text that can be embedded."""
+        return self._opened.result().longest_tokens
+
+    def embed(self, texts: Texts) -> "Future[list[Vector]]":
+        """Queue ``texts``; the future has a vector of length 1 for each of them, in their order.
+
+        Cancelling the future is harmless at any time; what is still to be read for it then is not read.
+        The future ends with EngineFailed when the native side fails, and with RequestCancelled when the
+        model is unloaded.
+
+        Raises:
+            PromptTooLong: a text has more than :attr:`longest_tokens`.
+            InvalidRequest: a text has no tokens, or one that the model does not know.
+            QueueFull: as many calls wait as the settings allow.
+            EngineFailed: the embedder has broken down or was closed.
+        """
+        self._refuse_unreadable(texts)
+        job = _Job(texts)
+        if not texts:
+            job.vectors.set_result([])
+            return job.vectors
+        with self._lock:
+            self.refuse_when_full()
+            self._outstanding += 1
+            self._mail.put(job)
+        job.vectors.add_done_callback(self._count_down)
+        return job.vectors
+
+    def refuse_when_full(self) -> None:
+        """Raise what :meth:`embed` would raise now, whatever the texts."""
+        if self._fault:
+            raise EngineFailed(self._fault)
+        if self._outstanding > self.spec.queue:
+            raise QueueFull
+
+    def close(self) -> None:
+        """End all jobs, free context and weights; blocks until they are free."""
+        with self._lock:
+            self._closing = True
+            if self._fault is None:
+                self._opened.result().context.abort()
+                self._mail.put(None)
+        self._thread.join()
+
+    def _refuse_unreadable(self, texts: Texts) -> None:
+        opened = self._opened.result()
+        for text in texts:
+            if not text:
+                raise InvalidRequest("a text without tokens has no embedding")
+            if len(text) > opened.longest_tokens:
+                raise PromptTooLong(len(text), opened.longest_tokens)
+            if not 0 <= min(text) <= max(text) < opened.model.vocabulary_size:
+                raise InvalidRequest("the text has tokens that the model does not know")
+
+    def _count_down(self, _ended: "Future[list[Vector]]") -> None:
+        with self._lock:
+            self._outstanding -= 1
+
+    def _live(self) -> None:
+        try:
+            opened = self._open()
+        except ServiceError as error:
+            self._opened.set_exception(error)
+            return
+        try:
+            self._work(opened)
+            self._end(RequestCancelled("the model was unloaded"))
+        except Exception as error:
+            logger.exception("embedder of %s broke down", self.spec.path.name)
+            self._end(EngineFailed(f"the embedder broke down: {error}"))
+        finally:
+            opened.context.close()
+            opened.model.close()
+
+    def _open(self) -> _Opened:
+        header = read_header(self.spec.path)
+        _refuse_without_pooling(header)
+        model = self._library.load_model(self.spec.path, self.spec.device, self.spec.gpu_layers)
+        longest_tokens = min(self.spec.context_tokens, model.trained_context_tokens)
+        shape = _shape(self.spec, longest_tokens, in_one_piece=_reads_in_one_piece(header))
+        try:
+            context = EmbeddingContext(model, shape)
+        except ServiceError:
+            model.close()
+            raise
+        opened = _Opened(model, context, shape, longest_tokens)
+        self._opened.set_result(opened)
+        return opened
+
+    def _work(self, opened: _Opened) -> None:
+        while not self._closing:
+            job = self._mail.get()
+            if job is not None:
+                self._answer(opened, job)
+
+    def _answer(self, opened: _Opened, job: _Job) -> None:
+        vectors: list[Vector] = []
+        lengths = [len(text) for text in job.texts]
+        try:
+            for pack in packs(lengths, opened.shape.batch_tokens, opened.shape.sequences):
+                if job.vectors.cancelled():
+                    return
+                vectors += _read(opened, [job.texts[number] for number in pack])
+        except ServiceError as error:
+            _fail(job, error)
+        except Exception as error:
+            _fail(job, EngineFailed(f"the embedder broke down: {error}"))
+            raise
+        else:
+            if job.vectors.set_running_or_notify_cancel():
+                job.vectors.set_result(vectors)
+
+    def _end(self, error: ServiceError) -> None:
+        """Refuse new jobs, and end those in the mail with ``error``."""
+        with self._lock:
+            self._fault = str(error)
+        while not self._mail.empty():
+            job = self._mail.get()
+            if job is not None:
+                _fail(job, error)
+
+
+def packs(lengths: Sequence[int], batch_tokens: int, texts_at_once: int) -> list[range]:
+    """Which texts of these lengths are read together, in their order: as many as fit a batch.
+
+    A text that is longer than the batch is alone in its pack.
+    """
+    found: list[range] = []
+    start = filled_tokens = 0
+    for number, length in enumerate(lengths):
+        full = filled_tokens + length > batch_tokens or number - start == texts_at_once
+        if full and number > start:
+            found.append(range(start, number))
+            start, filled_tokens = number, 0
+        filled_tokens += length
+    return [*found, range(start, len(lengths))]
+
+
+def _read(opened: _Opened, texts: Texts) -> list[Vector]:
+    """The vectors of one pack."""
+    opened.context.forget()
+    size = opened.shape.batch_tokens
+    for position in range(0, max(map(len, texts)), size):
+        result = opened.context.read([text[position : position + size] for text in texts], position)
+        if result is DecodeResult.ABORTED:
+            raise RequestCancelled("the model was unloaded")
+        if result is DecodeResult.NO_ROOM:
+            raise EngineFailed("the KV cache has no room for texts that should fit")
+    return [_normalised(opened.context.vector(number)) for number in range(len(texts))]
+
+
+def _normalised(vector: Vector) -> Vector:
+    length = float(np.linalg.norm(vector))
+    return vector / np.float32(length) if length else vector
+
+
+def _fail(job: _Job, error: ServiceError) -> None:
+    if job.vectors.set_running_or_notify_cancel():
+        job.vectors.set_exception(error)
+
+
+def _refuse_without_pooling(header: GgufHeader) -> None:
+    if header.pooling_type not in (_MEAN, _CLS, _LAST):
+        raise ModelLoadFailed(
+            f"{header.path} is not a model for embeddings: its pooling_type is {header.pooling_type}, "
+            f"and only {_MEAN} (mean), {_CLS} (cls) and {_LAST} (last) give a vector for a text"
+        )
+
+
+def _reads_in_one_piece(header: GgufHeader) -> bool:
+    """Whether all tokens of a text must be in one batch: they see each other, or all of them are pooled."""
+    causal = header.metadata.get(f"{header.architecture}.attention.causal", True)
+    return header.pooling_type != _LAST or not causal
+
+
+def _shape(spec: EngineSpec, longest_tokens: int, *, in_one_piece: bool) -> ContextShape:
+    batch_tokens = max(spec.batch_tokens, longest_tokens) if in_one_piece else spec.batch_tokens
+    return ContextShape(
+        context_tokens=max(longest_tokens, batch_tokens),
+        batch_tokens=batch_tokens,
+        sequences=min(_TEXTS_AT_ONCE, batch_tokens),
+        outputs=batch_tokens,
+        sequence_outputs=batch_tokens,
+        threads=spec.threads or usable_cores(),
+        kv_type=spec.kv_type,
+        on_gpu=spec.device != "CPU" and spec.gpu_layers != 0,
+    )
