@@ -153,8 +153,9 @@ def described(draw: st.DrawFn, inner: st.SearchStrategy[Case]) -> Case:
     return Case({**schema, **draw(NOTES)}, case.good, case.bad)
 
 
+LEAVES = st.one_of(integer(), string(), choice(), simple())
 CASES = st.recursive(
-    st.one_of(integer(), string(), choice(), simple()),
+    LEAVES,
     lambda inner: st.one_of(
         array(inner), row(inner), record(inner), mapping(inner), nullable(inner), described(inner)
     ),
@@ -163,7 +164,7 @@ CASES = st.recursive(
 
 
 @settings(max_examples=150)
-@given(CASES)
+@given(LEAVES | CASES)
 def test_schemas_let_through_what_satisfies_them(case: Case) -> None:
     assert accepts(case.schema, case.good)
     assert not accepts(case.schema, case.bad)
