@@ -113,7 +113,7 @@ class Client:
         """Ask everything at once, over connections that are all open before the first request goes out."""
         connections = [await self._opened() for _ in requests]
         answers = await asyncio.gather(*map(self._ask, connections, requests))
-        return [_whole(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        return list(map(_whole, requests, answers))
 
     async def ask_late(self, requests: Sequence[Request], late: Request) -> tuple[list[Answer], Answer]:
         """Ask for ``requests``, and for ``late`` once all of them are being answered."""
@@ -121,10 +121,8 @@ class Client:
         asked = asyncio.gather(*map(self._ask, connections, requests))
         last = await self._opened()
         await asyncio.gather(*(connection.answering.wait() for connection in connections))
-        late_answer = _whole(late, await self._ask(last, late))
-        return [
-            _whole(request, answer) for request, answer in zip(requests, await asked, strict=True)
-        ], late_answer
+        answers, answer = await asyncio.gather(asked, self._ask(last, late))
+        return list(map(_whole, requests, answers)), _whole(late, answer)
 
     async def _ask(self, connection: Connection, request: Request) -> Answer:
         path, body = self._dialect.call(request)

@@ -150,7 +150,9 @@ class LlamaCpp:
 
     def answer(self, sent_s: float, lines: Sequence[TimedLine]) -> Answer:
         """Read a streamed answer. Raises AnswerFailed."""
-        objects = [(at_s, _object(line.removeprefix(b"data: "))) for at_s, line in lines if line]
+        # Lines that begin with a colon only keep the connection alive while a long prompt is read.
+        events = [(at_s, line) for at_s, line in lines if line and not line.startswith(b":")]
+        objects = [(at_s, _object(line.removeprefix(b"data: "))) for at_s, line in events]
         ended_s, last = _last(objects)
         if not last.get("stop"):
             raise AnswerFailed(f"the answer stopped without an end: {last}")
