@@ -10,8 +10,8 @@ MOST_TIMES = 2000
 MOST_PARTS = 50_000
 """How large a grammar may become; a schema that names a part twice, which names another twice, has no end."""
 
-MOST_WALKS = 100_000
-"""llama.cpp looks for left recursion on every path through nested alternatives, a million paths a second."""
+MOST_ALTERNATIVES = 2000
+"""What may be said at one place; llama.cpp goes through all of it for each token."""
 
 MOST_DIGITS = 20
 """Digits of a number without bounds; 64 bits have room in it, and a model cannot write zeros for ever."""
@@ -109,19 +109,20 @@ class Rules:
         """The grammar that begins with the rule ``root``.
 
         Raises:
-            TooMuch: llama.cpp would look for left recursion for ever.
+            TooMuch: there are more alternatives than llama.cpp can follow.
         """
-        walks: dict[str, int] = {}
-        if any(self._walks(name, walks) > MOST_WALKS for name in self._bodies):
-            raise TooMuch("its alternatives are nested without an end in sight")
+        known: dict[str, int] = {}
+        if any(self._alternatives(name, known) > MOST_ALTERNATIVES for name in self._bodies):
+            raise TooMuch("its alternatives are too many, or nested without an end in sight")
         return "\n".join(f"{name} ::= {body}" for name, body in {"root": root, **self._bodies}.items())
 
-    def _walks(self, name: str, known: dict[str, int]) -> int:
+    def _alternatives(self, name: str, known: dict[str, int]) -> int:
         if name not in known:
             body = self._bodies[name]
-            known[name] = MOST_WALKS + 1  # what it stays at if it leads back to itself
-            others = body.split(" | ") if _ALTERNATIVES.fullmatch(body) else []
-            known[name] = 1 + sum(self._walks(other, known) for other in others)
+            known[name] = MOST_ALTERNATIVES + 1  # what it stays at if it leads back to itself
+            parts = body.split(" | ")
+            named = parts if _ALTERNATIVES.fullmatch(body) else []
+            known[name] = sum(self._alternatives(part, known) for part in named) if named else len(parts)
         return known[name]
 
 

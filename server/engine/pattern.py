@@ -11,6 +11,9 @@ from server.engine.gbnf import MOST_TIMES, Rules, literal
 Ranges = tuple[tuple[int, int], ...]
 """Characters: the first and the last code point of each run, in order."""
 
+_MOST_NESTED = 600
+"""Characters where repetitions repeat: each may be the next, in llama.cpp's view, after every character."""
+
 _LAST = 0x10FFFF
 _HALVES = range(0xD800, 0xE000)
 """Codes that stand for characters only in pairs."""
@@ -41,6 +44,7 @@ class _Piece:
     text: str
     characters: int = 1
     may_be_empty: bool = False
+    repeats: bool = False
 
 
 def pattern_rule(rules: Rules, pattern: str) -> str:
@@ -88,6 +92,7 @@ class _Parser:
             " | ".join(piece.text for piece in pieces),
             sum(piece.characters for piece in pieces),
             any(piece.may_be_empty for piece in pieces),
+            any(piece.repeats for piece in pieces),
         )
 
     def _sequence(self) -> _Piece:
@@ -103,6 +108,7 @@ class _Parser:
             " ".join(piece.text for piece in pieces) or '""',
             sum(piece.characters for piece in pieces),
             all(piece.may_be_empty for piece in pieces),
+            any(piece.repeats for piece in pieces),
         )
 
     def _quantified(self, piece: _Piece) -> _Piece:
@@ -117,9 +123,9 @@ class _Parser:
         if piece.may_be_empty and high != 1:
             self._refuse("repeats what may be empty")
         characters = piece.characters * max(low if high is None else high, 1)
-        self._check_size(characters)
+        self._check_size(characters, _MOST_NESTED if piece.repeats and high is not None else MOST_TIMES)
         text = f"{self._rules.add(piece.text)}{{{low},{'' if high is None else high}}}"
-        return _Piece(text if high != 0 else '""', characters, low == 0 or piece.may_be_empty)
+        return _Piece(text if high != 0 else '""', characters, low == 0 or piece.may_be_empty, True)
 
     def _atom(self) -> _Piece:
         sign = self._pattern[self._at]
@@ -145,7 +151,7 @@ class _Parser:
         inner = self._alternatives(self._sequence)
         if not self._take(")"):
             self._refuse("has a group that does not end, or an anchor within it")
-        return _Piece(f"({inner.text})", inner.characters, inner.may_be_empty)
+        return _Piece(f"({inner.text})", inner.characters, inner.may_be_empty, inner.repeats)
 
     def _pass_over_group(self) -> None:
         depth = 0
@@ -228,8 +234,8 @@ class _Parser:
         self._at += len(sign) if taken else 0
         return taken
 
-    def _check_size(self, characters: int) -> None:
-        if characters > MOST_TIMES:
+    def _check_size(self, characters: int, most: int = MOST_TIMES) -> None:
+        if characters > most:
             self._refuse("repeats too much")
 
     def _refuse(self, reason: str) -> NoReturn:

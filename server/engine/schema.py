@@ -367,7 +367,7 @@ def _items(schema: JsonObject) -> tuple[list[Any], Any]:
     return (first, schema.get("items")) if first else ([], schema.get("items", True))
 
 
-def _properties(schema: JsonObject, place: str) -> tuple[JsonObject, list[str]]:
+def _properties(schema: JsonObject, place: str) -> tuple[JsonObject, set[str]]:
     """The schema of each property by its name, and the names of those that must be there."""
     properties, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(properties, dict):
@@ -377,7 +377,8 @@ def _properties(schema: JsonObject, place: str) -> tuple[JsonObject, list[str]]:
     undescribed = [name for name in required if name not in properties]
     if undescribed and schema.get("additionalProperties") is False:
         _refuse(place, f"required names {undescribed[0]}, which properties does not describe")
-    return {**properties, **dict.fromkeys(undescribed, schema.get("additionalProperties", True))}, required
+    others = dict.fromkeys(undescribed, schema.get("additionalProperties", True))
+    return {**properties, **others}, set(required)
 
 
 def _additional(schema: JsonObject, place: str) -> Any:

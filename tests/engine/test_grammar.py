@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from server.domain.errors import InvalidRequest
-from server.engine.gbnf import MOST_TIMES
+from server.engine.gbnf import MOST_ALTERNATIVES, MOST_TIMES
 from server.engine.grammar import grammar_of
 from tests.engine.matching import accepts, accepts_text
 
@@ -425,6 +425,14 @@ def chain(length: int) -> dict[str, Any]:
 def test_alternatives_that_llama_cpp_would_follow_for_ever() -> None:
     assert "nested without an end" in refusal(chain(60))
     assert accepts(chain(5), None)
+
+
+@pytest.mark.parametrize("word", ["enum", "anyOf"])
+def test_alternatives_that_take_seconds_for_each_token(word: str) -> None:
+    many = range(MOST_ALTERNATIVES + 1)
+    parts = list(many) if word == "enum" else [{"const": number} for number in many]
+    assert "too many" in refusal({word: parts})
+    assert accepts({word: parts[:-1]}, 1999)
 
 
 def test_parts_that_are_the_same_are_converted_once() -> None:
