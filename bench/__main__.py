@@ -18,7 +18,7 @@ from time import perf_counter
 from bench import report
 from bench.build_llama_server import BuildFailed, built_llama_server
 from bench.captures import read_session
-from bench.machine import facts, usable_cores
+from bench.machine import OtherPrograms, facts, usable_cores
 from bench.plot import draw
 from bench.prompts import Prompter
 from bench.report import Result
@@ -115,7 +115,7 @@ def repeating(stage: Stage, scenario: Scenario, options: argparse.Namespace) -> 
 def run(scenario: Scenario, stage: Stage) -> Result:
     """One scenario, with a line of progress before and after it. Its failure does not end the others."""
     print(f"{scenario.name:<18} {scenario.what} ...", end="", flush=True)
-    started_s = perf_counter()
+    started_s, others = perf_counter(), OtherPrograms()
     try:
         measured = asyncio.run(scenario.run(stage))
     except (Skipped, CannotStart, AnswerFailed, TimeoutError) as reason:
@@ -123,7 +123,7 @@ def run(scenario: Scenario, stage: Stage) -> Result:
         print(f" {kind}: {reason!r}")
         return Result(scenario, None, f"{kind}: {reason!r}")
     print(f" {measured.ratio:.2f} ({scenario.bar}) after {perf_counter() - started_s:.0f} s")
-    return Result(scenario, measured)
+    return Result(scenario, measured, others=others.share())
 
 
 def _at_least_one(text: str) -> int:

@@ -10,15 +10,20 @@ from bench.stage import Scenario
 
 COLUMNS = ("scenario", "figure", "ours", "llama-server", "ratio", "quartiles", "bar", "met")
 SIGNIFICANT = 3
+QUIET = 0.05
 
 
 @dataclass(frozen=True)
 class Result:
-    """A scenario, and what came of it: figures, or in ``skipped`` why there are none."""
+    """A scenario, and what came of it: figures, or in ``skipped`` why there are none.
+
+    ``others`` is the share of the cores' time that other programs took meanwhile, from 0 to 1.
+    """
 
     scenario: Scenario
     measured: Measured | None
     skipped: str = ""
+    others: float = 0.0
 
 
 def table(results: Sequence[Result]) -> str:
@@ -63,7 +68,8 @@ def _row(result: Result) -> tuple[str, ...]:
 def _notes(result: Result) -> list[str]:
     if result.measured is None:
         return [result.skipped]
-    return list(result.measured.notes)
+    busy = [f"other programs took {result.others:.0%} of the cores"] if result.others > QUIET else []
+    return [*result.measured.notes, *busy]
 
 
 def _object(result: Result) -> dict[str, Any]:
@@ -81,6 +87,7 @@ def _object(result: Result) -> dict[str, Any]:
         "ratio_quartiles": _rounded((measured.ratios.low, measured.ratios.high)),
         "met": scenario.bar.is_met(measured.ratio),
         "notes": list(measured.notes),
+        "others": round(result.others, 3),
     }
 
 
