@@ -18,8 +18,7 @@ from time import perf_counter
 from bench import report
 from bench.build_llama_server import BuildFailed, built_llama_server
 from bench.captures import read_session
-from bench.machine import OtherPrograms, facts, usable_cores
-from bench.plot import draw
+from bench.machine import facts, processor_time, share_of_others, usable_cores
 from bench.prompts import Prompter
 from bench.report import Result
 from bench.scenarios import SCENARIOS
@@ -76,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare_on(model: Path, binary: Path, options: argparse.Namespace) -> None:
     """All wanted scenarios on one model; prints the table and writes the result files."""
+    # Here, so that everything else works without matplotlib, which only this target installs.
+    from bench.plot import draw  # noqa: PLC0415
+
     machine = facts(binary, options.threads or usable_cores())
     wanted = [scenario for scenario in SCENARIOS if scenario.name in (options.scenario or NAMES)]
     with tempfile.TemporaryDirectory() as folder:
@@ -115,15 +117,20 @@ def repeating(stage: Stage, scenario: Scenario, options: argparse.Namespace) -> 
 def run(scenario: Scenario, stage: Stage) -> Result:
     """One scenario, with a line of progress before and after it. Its failure does not end the others."""
     print(f"{scenario.name:<18} {scenario.what} ...", end="", flush=True)
-    started_s, others = perf_counter(), OtherPrograms()
+    started_s, before = perf_counter(), processor_time()
     try:
         measured = asyncio.run(scenario.run(stage))
-    except (Skipped, CannotStart, AnswerFailed, TimeoutError) as reason:
-        kind = "skipped" if isinstance(reason, Skipped) else "failed"
-        print(f" {kind}: {reason!r}")
-        return Result(scenario, None, f"{kind}: {reason!r}")
+    except Skipped as reason:
+        return _without_figures(scenario, f"skipped: {reason}")
+    except (CannotStart, AnswerFailed, TimeoutError) as reason:
+        return _without_figures(scenario, f"failed: {reason!r}")
     print(f" {measured.ratio:.2f} ({scenario.bar}) after {perf_counter() - started_s:.0f} s")
-    return Result(scenario, measured, others=others.share())
+    return Result(scenario, measured, others=share_of_others(before, processor_time()))
+
+
+def _without_figures(scenario: Scenario, why: str) -> Result:
+    print(f" {why}")
+    return Result(scenario, None, why)
 
 
 def _at_least_one(text: str) -> int:

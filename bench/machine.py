@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,26 +38,30 @@ def llama_server_version(binary: Path) -> str:
     return next((line.removeprefix("version: ") for line in lines if line.startswith("version: ")), "unknown")
 
 
-class OtherPrograms:
-    """How much of the cores' time others have taken since this was made."""
+@dataclass(frozen=True)
+class ProcessorTime:
+    """Seconds of all cores together: that have passed, that were in use, and that we used."""
 
-    def __init__(self) -> None:
-        self._before = _processor_seconds()
-
-    def share(self) -> float:
-        """From 0 to 1. Processes of our own count as others until they have ended."""
-        total, busy, own = (now - then for now, then in zip(_processor_seconds(), self._before, strict=True))
-        return min(max(busy - own, 0.0) / total, 1.0) if total else 0.0
+    total_s: float
+    busy_s: float
+    own_s: float
 
 
-def _processor_seconds() -> tuple[float, float, float]:
-    """All cores together since the machine started: all time, time in use, and time used by us."""
+def processor_time() -> ProcessorTime:
+    """Since the machine started. Processes of our own count as others' until they have ended."""
     first_line = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
     # user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in user already.
     ticks = [int(field) for field in first_line.split()[1:9]]
     per_s = os.sysconf("SC_CLK_TCK")
     idle = ticks[3] + ticks[4]
-    return sum(ticks) / per_s, (sum(ticks) - idle) / per_s, sum(os.times()[:4])
+    return ProcessorTime(sum(ticks) / per_s, (sum(ticks) - idle) / per_s, sum(os.times()[:4]))
+
+
+def share_of_others(before: ProcessorTime, after: ProcessorTime) -> float:
+    """How much of the cores' time between the two other programs took, from 0 to 1."""
+    total_s = after.total_s - before.total_s
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    return min(max(others_s, 0.0) / total_s, 1.0) if total_s else 0.0
 
 
 def _cpu_name() -> str:

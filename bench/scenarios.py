@@ -42,3 +42,12 @@ SCENARIOS = (
     Scenario("start", "start to first answer", "s", at_most(1.2), 5, lives.start),
     Scenario("memory", "memory after 200 requests", "MiB beyond the model", at_most(1.0), 1, lives.memory),
 )
+
+
+def markdown() -> str:
+    """The scenarios as the README lists them."""
+    rows = [
+        f"| `{scenario.name}` | {scenario.what} | {scenario.figure} | {scenario.bar} |"
+        for scenario in SCENARIOS
+    ]
+    return "\n".join(("| name | what | figure | bar |", "|---|---|---|---|", *rows)) + "\n"
