@@ -1,12 +1,11 @@
 """Scenarios about text that repeats its prompt: a file written back with one change."""
 
-import contextlib
 from random import Random
 
 from bench.client import Client
 from bench.figures import Measured
 from bench.prompts import repeatable
-from bench.servers import llama_server, our_server
+from bench.servers import llama_server
 from bench.stage import Plan, Reading, Skipped, Stage, pair_of_servers, take_turns, warm_up
 from bench.wire import Request
 
@@ -39,13 +38,8 @@ async def write_back_guessing(stage: Stage) -> Measured:
     _check_able(stage)
     tried = {flags: await _tried(stage, flags) for flags in GUESSING}
     best = max(tried, key=lambda flags: tried[flags])
-    setup = stage.setup(CONTEXT_TOKENS)
-    async with contextlib.AsyncExitStack() as running:
-        ours = await running.enter_async_context(our_server(setup))
-        theirs = await running.enter_async_context(llama_server(stage.binary, setup, *best.split()))
-        for server in (ours, theirs):
-            await warm_up(stage, server)
-        measured = await take_turns(stage, (ours, theirs), lambda random: _plan(stage, random), _speed)
+    async with pair_of_servers(stage, CONTEXT_TOKENS, *best.split()) as servers:
+        measured = await take_turns(stage, servers, lambda random: _plan(stage, random), _speed)
     speeds = tuple(f"{flags}: {speed:.1f} tok/s when tried once" for flags, speed in tried.items())
     return Measured(
         measured.ours, measured.theirs, notes=(*measured.notes, f"llama-server with {best}", *speeds)

@@ -24,8 +24,9 @@ STOP_S = 60
 POLL_S = 0.005
 LOG_BYTES_SHOWN = 3000
 
-# Importing the engine sets it for this process; llama-server is to have its own default.
-NOT_INHERITED = ("GOMP_SPINCOUNT",)
+# Each server is to have its own defaults. Importing the engine sets GOMP_SPINCOUNT for this process, too.
+NOT_INHERITED = ("GOMP_", "OMP_", "LLM_OPTIMIZER_", "LLAMA_ARG_", "STRATEGY_", "MAX_CTX_SIZE")
+"""How the names begin of environment variables that the servers do not get."""
 
 
 class CannotStart(Exception):
@@ -96,7 +97,9 @@ class Server:
         return answer.ended_s - started_s
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)
+        }
         with self._log.open("wb") as log:
             return subprocess.Popen(
                 self._command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, env=environment

@@ -13,7 +13,7 @@ from bench.client import Client
 from bench.figures import Bar, Measured
 from bench.prompts import Prompter, repeatable
 from bench.servers import Server, Setup, llama_server, our_server
-from bench.wire import Answer, EndedEarly, Request
+from bench.wire import Answer, AnswerFailed, EndedEarly, Request
 
 MOST_ATTEMPTS = 5
 WARM_UP_TOKENS = 600
@@ -84,10 +84,12 @@ async def compare(stage: Stage, context_tokens: int, make: MakePlan, measure: Me
 
 
 @contextlib.asynccontextmanager
-async def pair_of_servers(stage: Stage, context_tokens: int) -> AsyncIterator[tuple[Server, Server]]:
-    """Ours and llama-server, warmed up alike."""
+async def pair_of_servers(
+    stage: Stage, context_tokens: int, *flags: str
+) -> AsyncIterator[tuple[Server, Server]]:
+    """Ours and llama-server, which gets ``flags`` beside its defaults; both warmed up alike."""
     setup = stage.setup(context_tokens)
-    async with our_server(setup) as ours, llama_server(stage.binary, setup) as theirs:
+    async with our_server(setup) as ours, llama_server(stage.binary, setup, *flags) as theirs:
         for server in (ours, theirs):
             await warm_up(stage, server)
         yield ours, theirs
@@ -100,25 +102,31 @@ async def warm_up(stage: Stage, server: Server) -> None:
 
 
 async def take_turns(stage: Stage, servers: Sequence[Server], make: MakePlan, measure: Measure) -> Measured:
-    """All repetitions on both servers, each beginning with the other one."""
-    ours: list[float] = []
-    theirs: list[float] = []
+    """All repetitions on both servers, each beginning with the other one.
+
+    Raises:
+        Skipped: in one of the repetitions answers ended early with whichever prompts.
+    """
+    readings: list[tuple[Reading, Reading]] = []
     again = 0
     for repetition in range(stage.repetitions):
-        for attempt in range(MOST_ATTEMPTS):
-            plan = make(repeatable(f"repetition {repetition} attempt {attempt}"))
-            try:
-                mine, other = await _both(servers, plan, measure, ours_first=repetition % 2 == 0)
-            except EndedEarly:
-                again += 1
-                continue
-            ours.append(mine.figure)
-            theirs.append(other.figure)
-            break
-    if not ours:
-        raise Skipped("the answers kept ending early")
-    notes = (f"{again} repetitions were run again, because an answer ended early",) if again else ()
-    return Measured(tuple(ours), tuple(theirs), notes=notes)
+        both, attempts = await _repetition(repetition, servers, make, measure)
+        readings.append(both)
+        again += attempts - 1
+    ours, theirs = (tuple(reading.figure for reading in side) for side in zip(*readings, strict=True))
+    notes = (f"{again} more repetitions did not count, because an answer ended early",) if again else ()
+    return Measured(ours, theirs, notes=notes)
+
+
+async def _repetition(
+    repetition: int, servers: Sequence[Server], make: MakePlan, measure: Measure
+) -> tuple[tuple[Reading, Reading], int]:
+    """The readings, and how many attempts they took."""
+    for attempt in range(MOST_ATTEMPTS):
+        plan = make(repeatable(f"repetition {repetition} attempt {attempt}"))
+        with contextlib.suppress(EndedEarly):
+            return await _both(servers, plan, measure, ours_first=repetition % 2 == 0), attempt + 1
+    raise Skipped("the answers kept ending early")
 
 
 async def _both(
@@ -141,4 +149,4 @@ async def _become_idle() -> None:
 def _check_same_prompts(ours: Reading, theirs: Reading) -> None:
     mine, other = ([answer.prompt_tokens for answer in reading.answers] for reading in (ours, theirs))
     if mine != other:
-        raise ValueError(f"the servers read different prompts: {mine} and {other} tokens")
+        raise AnswerFailed(f"the servers read different prompts: {mine} and {other} tokens")
