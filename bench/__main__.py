@@ -24,7 +24,7 @@ from bench.report import Result
 from bench.scenarios import SCENARIOS
 from bench.servers import PROJECT, CannotStart
 from bench.stage import Scenario, Skipped, Stage
-from bench.wire import AnswerFailed
+from bench.wire import AnswerFailed, EndedEarly
 from server.domain.errors import ModelLoadFailed
 from server.engine.gguf import read_header
 
@@ -122,7 +122,7 @@ def run(scenario: Scenario, stage: Stage) -> Result:
         measured = asyncio.run(scenario.run(stage))
     except Skipped as reason:
         return _without_figures(scenario, f"skipped: {reason}")
-    except (CannotStart, AnswerFailed, TimeoutError) as reason:
+    except (CannotStart, AnswerFailed, EndedEarly, TimeoutError) as reason:
         return _without_figures(scenario, f"failed: {reason!r}")
     print(f" {measured.ratio:.2f} ({scenario.bar}) after {perf_counter() - started_s:.0f} s")
     return Result(scenario, measured, others=share_of_others(before, processor_time()))

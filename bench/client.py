@@ -22,7 +22,7 @@ Arrival = tuple[float, bytes]
 """Bytes as they came off the socket, and the clock in seconds."""
 
 
-class NotReady(Exception):
+class NotReady(AnswerFailed):
     """The server does not answer yet."""
 
 

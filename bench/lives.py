@@ -7,10 +7,10 @@ from bench.client import Client
 from bench.figures import Measured
 from bench.prompts import repeatable
 from bench.servers import Server, llama_server, our_server
-from bench.stage import Stage, warm_up
+from bench.stage import Stage, check_same_prompts, warm_up
 from bench.streams import CONTEXT_TOKENS, STREAMS
 from bench.tasks import SHARED_TOKENS
-from bench.wire import Chat, Request
+from bench.wire import Answer, Chat, Request
 from server.domain.chat import Message
 
 MIXED_REQUESTS = 200
@@ -53,9 +53,12 @@ async def restart(stage: Stage) -> Measured:
     for repetition in range(stage.repetitions):
         first, second = _two_tasks(stage, repetition)
         cache = stage.folder / f"cache-{repetition}"
-        cold.append(await _first_token_s(stage, our_server(setup, cache), first))
-        ours.append(await _first_token_s(stage, our_server(setup, cache), second))
-        theirs.append(await _first_token_s(stage, llama_server(stage.binary, setup), second))
+        cold.append((await _answer(stage, our_server(setup, cache), first)).first_token_s)
+        mine = await _answer(stage, our_server(setup, cache), second)
+        other = await _answer(stage, llama_server(stage.binary, setup), second)
+        check_same_prompts([mine], [other])
+        ours.append(mine.first_token_s)
+        theirs.append(other.first_token_s)
     return Measured(
         tuple(ours), tuple(theirs), tuple(cold), ("the ratio is ours after a restart / ours cold",)
     )
@@ -76,11 +79,10 @@ async def _first_answer_s(server: Server) -> float:
         return server.first_answer_s
 
 
-async def _first_token_s(stage: Stage, server: Server, request: Request) -> float:
+async def _answer(stage: Stage, server: Server, request: Request) -> Answer:
     async with server:
         await warm_up(stage, server)
-        answer = await server.client.ask_whatever_length(request)
-        return answer.first_token_s
+        return await server.client.ask_whatever_length(request)
 
 
 async def _at_once(client: Client, requests: Sequence[Request]) -> None:

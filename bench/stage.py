@@ -137,7 +137,7 @@ async def _both(
         readings[server.name] = await measure(server.client, plan)
         await _become_idle()
     ours, theirs = (readings[server.name] for server in servers)
-    _check_same_prompts(ours, theirs)
+    check_same_prompts(ours.answers, theirs.answers)
     return ours, theirs
 
 
@@ -146,7 +146,8 @@ async def _become_idle() -> None:
     await asyncio.sleep(0.05)
 
 
-def _check_same_prompts(ours: Reading, theirs: Reading) -> None:
-    mine, other = ([answer.prompt_tokens for answer in reading.answers] for reading in (ours, theirs))
+def check_same_prompts(ours: Sequence[Answer], theirs: Sequence[Answer]) -> None:
+    """Raises AnswerFailed where the servers have counted different prompts."""
+    mine, other = ([answer.prompt_tokens for answer in answers] for answers in (ours, theirs))
     if mine != other:
         raise AnswerFailed(f"the servers read different prompts: {mine} and {other} tokens")

@@ -80,8 +80,8 @@ class Answer:
 
     @property
     def first_token_s(self) -> float:
-        """Seconds from the request to the first text."""
-        return self.pieces[0].arrived_s - self.sent_s
+        """Seconds from the request to the first text, or to the end of an answer without text."""
+        return (self.pieces[0].arrived_s if self.pieces else self.ended_s) - self.sent_s
 
     @property
     def total_s(self) -> float:
@@ -192,7 +192,4 @@ def _last(objects: Sequence[tuple[float, dict[str, Any]]]) -> tuple[float, dict[
 
 
 def _pieces(texts: Iterable[tuple[float, str]]) -> tuple[Piece, ...]:
-    pieces = tuple(Piece(at_s, text) for at_s, text in texts if text)
-    if not pieces:
-        raise EndedEarly("the answer has no text")
-    return pieces
+    return tuple(Piece(at_s, text) for at_s, text in texts if text)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.wire import SAMPLED, AnswerFailed, Chat, EndedEarly, LlamaCpp, Ollama, Request, TimedLine
+from bench.wire import SAMPLED, AnswerFailed, Chat, LlamaCpp, Ollama, Request, TimedLine
 from server.domain.chat import Message
 
 OURS = (
@@ -85,9 +85,10 @@ def test_what_is_no_whole_answer_is_refused(dialect: Ollama | LlamaCpp, lines: t
         dialect.answer(0.0, timed(lines))
 
 
-def test_an_answer_without_text_ended_early() -> None:
-    with pytest.raises(EndedEarly):
-        Ollama().answer(0.0, timed((OURS[0], OURS[3])))
+def test_an_answer_without_text_is_as_late_as_its_end() -> None:
+    answer = Ollama().answer(0.25, timed((OURS[0], OURS[3])))
+
+    assert (answer.text, answer.first_token_s) == ("", 0.75)
 
 
 def test_both_servers_get_the_same_prompt_length_seed_and_sampling() -> None:
