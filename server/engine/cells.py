@@ -109,6 +109,11 @@ class Cells:
         if held and held.pinned and not self._store.holds(held.tokens, lasting=True):
             self._store.put(held.tokens, self._context.save(held.sequence), lasting=True)
 
+    def tidy_up(self) -> None:
+        """Do all of it, because the context goes away."""
+        while self._unfiled:
+            self.tidy()
+
     def _bring_back(self, lane: Lane, match: Match, living: Sequence[Lane]) -> bool:
         """Fetch a state from host memory or disk, if it saves reading."""
         stored = self._store.best_match(lane.tokens, most_tokens=self._context.context_tokens)

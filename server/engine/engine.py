@@ -238,6 +238,7 @@ class Engine:
             return
         try:
             self._work(opened.runner)
+            opened.runner.cells.tidy_up()
             self._end(opened.runner, RequestCancelled("the model was unloaded"))
         except Exception as error:
             logger.exception("engine of %s broke down", self.spec.path.name)

@@ -3,7 +3,15 @@
 import threading
 from dataclasses import dataclass, field
 
-from server.domain.generation import EngineEvent, Failed, Finished, Generation, Sampling, TextDelta
+from server.domain.generation import (
+    EngineEvent,
+    Failed,
+    Finished,
+    Generation,
+    Sampling,
+    TextDelta,
+    TokenScore,
+)
 from server.engine.engine import Engine
 from server.engine.lane import Job
 
@@ -16,6 +24,7 @@ class Listener:
     """Collects the events of one generation."""
 
     texts: list[str] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
     end: Finished | Failed | None = None
     begun: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -24,6 +33,7 @@ class Listener:
     def __call__(self, event: EngineEvent) -> None:
         if isinstance(event, TextDelta):
             self.texts.append(event.text)
+            self.scores.extend(event.scores)
             self.begun.set()
         else:
             assert self.end is None, "a generation ends once"
