@@ -5,10 +5,11 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -143,7 +144,7 @@ class LineStream(Response):
 
     def __init__(
         self,
-        lines: AsyncIterator[bytes],
+        lines: AsyncGenerator[bytes, None],
         *,
         heartbeat: Callable[[], bytes],
         last_words: Callable[[ServiceError], bytes],
@@ -157,54 +158,53 @@ class LineStream(Response):
         self._heartbeat = heartbeat
         self._last_words = last_words
         self._close = close
+        self._last_sent_s = 0.0
+        self._sending = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or stop when the client hangs up."""
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._cancel_when_gone, receive, group.cancel_scope)
-                await self._send_all(send)
+                await self._send_all(send, group)
                 group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
+                await self._lines.aclose()
                 await self._close()
 
     async def _cancel_when_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
         await _until_gone(receive)
         scope.cancel()
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, group: TaskGroup) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for line in self._with_heartbeats():
-            await send({"type": "http.response.body", "body": line, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _with_heartbeats(self) -> AsyncIterator[bytes]:
-        following = asyncio.ensure_future(anext(self._lines, None))
+        self._last_sent_s = asyncio.get_running_loop().time()
+        group.start_soon(self._break_silence, send)
         try:
-            while True:
-                done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_S)
-                if not done:
-                    yield self._heartbeat()
-                    continue
-                line = self._result(following)
-                if line is None:
-                    return
-                yield line
-                if following.exception() is not None:
-                    return
-                following = asyncio.ensure_future(anext(self._lines, None))
-        finally:
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await following
-
-    def _result(self, following: "asyncio.Future[bytes | None]") -> bytes | None:
-        try:
-            return following.result()
+            async for line in self._lines:
+                await self._send_line(send, line)
         except ServiceError as error:
             logger.warning("a stream ended with an error: %s", error)
-            return self._last_words(error)
+            await self._send_line(send, self._last_words(error))
         except Exception:
             logger.exception("a stream broke")
-            return self._last_words(ServiceError("internal error; the server's log has the details"))
+            trouble = ServiceError("internal error; the server's log has the details")
+            await self._send_line(send, self._last_words(trouble))
+        async with self._sending:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_line(self, send: Send, line: bytes) -> None:
+        self._last_sent_s = asyncio.get_running_loop().time()
+        async with self._sending:
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+
+    async def _break_silence(self, send: Send) -> None:
+        """A task of its own, so that lines need no timer each."""
+        loop = asyncio.get_running_loop()
+        while True:
+            silent_s = loop.time() - self._last_sent_s
+            if silent_s < HEARTBEAT_S:
+                await asyncio.sleep(HEARTBEAT_S - silent_s)
+            else:
+                await self._send_line(send, self._heartbeat())

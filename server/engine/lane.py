@@ -62,6 +62,7 @@ class Lane:
     started_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
+    _text: str = ""
     _scores: list[TokenScore] = field(default_factory=list)
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
@@ -141,9 +142,16 @@ class Lane:
         return (now - before) / 1e9 if before else None
 
     def say(self, piece: bytes) -> bool:
-        """Hand out the text of a token; True once a stop string is complete."""
-        self._emit(self._stops.feed(self._decoder.decode(piece)))
+        """Take the text of a token; True once a stop string is complete."""
+        self._text += self._stops.feed(self._decoder.decode(piece))
         return self._stops.stopped
+
+    def speak(self) -> None:
+        """Hand out the text that has come together."""
+        if self._text:
+            delta = TextDelta(self._text, tuple(self._scores))
+            self._text, self._scores = "", []
+            self.job.sink(delta)
 
     def room(self) -> int:
         """How many tokens may still be picked, by the job's own limit and the context window."""
@@ -154,13 +162,15 @@ class Lane:
     def finish(self, reason: FinishReason) -> None:
         """Report the end."""
         if not self._stops.stopped:
-            self._emit(self._stops.feed(self._decoder.decode(b"", final=True)) + self._stops.flush())
+            self._text += self._stops.feed(self._decoder.decode(b"", final=True)) + self._stops.flush()
+        self.speak()
         self.job.sink(
             Finished(reason, self.usage(), tuple(self.tokens[self.prompt_tokens :]), tuple(self._scores))
         )
 
     def fail(self, error: ServiceError) -> None:
         """Report that the job ends here for a fault."""
+        self.speak()
         self.job.sink(Failed(error))
 
     def usage(self) -> Usage:
@@ -179,8 +189,3 @@ class Lane:
     def _next_stop(self) -> int:
         borders = self.borders if self.stops_at_borders else ()
         return next((border for border in borders if border > self.held), len(self.tokens))
-
-    def _emit(self, text: str) -> None:
-        if text:
-            scores, self._scores = tuple(self._scores), []
-            self.job.sink(TextDelta(text, scores))

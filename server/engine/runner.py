@@ -113,6 +113,7 @@ class Runner:
         shares = self._share_out()
         if shares:
             return ended + self._decode(shares)
+        self._speak()
         if not self._running and self.cells.untidy:
             self.cells.tidy()
         return ended
@@ -227,6 +228,7 @@ class Runner:
         rows_of_streams = [share.tokens for share, lane in zip(shares, lanes, strict=True) if lane.generating]
         self._reading = frozenset(lane.job.number for lane in lanes if not lane.generating)
         rows = self._fill(shares)
+        self._speak()
         result = self._context.decode(self._batch)
         self._reading = frozenset()
         if result is DecodeResult.NO_ROOM:
@@ -240,6 +242,12 @@ class Runner:
         ended = sum(self._take_in(self._running[share.job], share, rows[share.job]) for share in shares)
         self._learn(sum(rows_of_streams), self._batch.size, time.perf_counter() - started)
         return ended
+
+    def _speak(self) -> None:
+        """Hand out the text of the step before: whoever hears it has the interpreter for himself while
+        the model computes."""
+        for lane in self._running.values():
+            lane.speak()
 
     def _fill(self, shares: Sequence[Share]) -> dict[int, int]:
         """Put the shares into the batch; returns each job's last row."""

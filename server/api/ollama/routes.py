@@ -1,6 +1,6 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -161,7 +161,7 @@ def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Respon
     )
 
 
-async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncIterator[bytes]:
+async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGenerator[bytes, None]:
     async for part in reply:
         if isinstance(part, Outcome):
             yield _line(_last(part, chunk(AnswerDelta()), with_context=with_context))
