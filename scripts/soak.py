@@ -29,6 +29,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 EMBEDDED_MODEL = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 START_S = 120
 IDLE_S = 120
+UNLOAD_S = 120
 LOOK_S = 0.2
 ANSWER_S = 600
 SAMPLE_S = 2.0
@@ -249,25 +250,28 @@ class Soak:
         self._seed = seed
         self._start_s = time.monotonic()
         self._models: list[str] = []
+        self._open: collections.defaultdict[str, asyncio.Event] = collections.defaultdict(asyncio.Event)
 
     async def run(self, clients: int, duration_s: float) -> None:
         """Keep asking for ``duration_s``, and wait for the answers that are still due."""
         async with self._client:
             tags = (await self._client.get("/api/tags")).raise_for_status().json()
             self._models = [model["name"] for model in tags["models"]]
-            watchers = [asyncio.create_task(work) for work in (self._watch(), self._unload_now_and_then())]
+            for model in self._models:
+                self._open[model].set()
+            watcher = asyncio.create_task(self._watch())
             until_s = time.monotonic() + duration_s
-            await asyncio.gather(*(self._talk(number, until_s) for number in range(clients)))
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
+            talks = [self._talk(number, until_s) for number in range(clients)]
+            await asyncio.gather(self._unload_now_and_then(until_s), *talks)
             await self._expect_idle()
+            watcher.cancel()
 
     async def _talk(self, number: int, until_s: float) -> None:
         dice = random.Random(f"{self._seed}/{number}")  # noqa: S311
         while time.monotonic() < until_s:
             # The helper is a model like any other to those who name it.
             plan = draw_plan(dice, dice.choices(self._models, [3, *[1] * (len(self._models) - 1)])[0])
+            await self._open[plan.body["model"]].wait()
             try:
                 await self._ask(plan)
             except httpx.HTTPError as error:
@@ -306,46 +310,47 @@ class Soak:
         if not faults:
             self.findings.outcomes["answered" if answer.complete else plan.manner] += 1
 
-    async def _unload_now_and_then(self) -> None:
+    async def _unload_now_and_then(self, until_s: float) -> None:
         dice = random.Random(self._seed)  # noqa: S311
-        while True:
-            await asyncio.sleep(dice.uniform(10, 40))
+        while time.monotonic() < until_s:
+            model = dice.choice(self._models)
+            # Models in use stay loaded: whoever wants to ask this one has to wait until it is gone.
+            self._open[model].clear()
             try:
-                response = await self._client.post(
-                    "/api/generate",
-                    json={"model": dice.choice(self._models), "keep_alive": 0, "stream": False},
-                )
-                self._note_unload(response)
+                await self._unload(model)
             except httpx.HTTPError as error:
                 self.findings.fail(f"unloading: {type(error).__name__}: {error}")
+            self._open[model].set()
+            await asyncio.sleep(dice.uniform(10, 40))
 
-    def _note_unload(self, response: httpx.Response) -> None:
-        if response.status_code == httpx.codes.OK and response.json().get("done_reason") == "unload":
-            self.findings.outcomes["unloaded"] += 1
-        else:
+    async def _unload(self, model: str) -> None:
+        body = {"model": model, "keep_alive": 0, "stream": False}
+        response = await self._client.post("/api/generate", json=body)
+        if response.status_code != httpx.codes.OK or response.json().get("done_reason") != "unload":
             self.findings.fail(f"unloading: status {response.status_code}: {response.text[:200]}")
+        for _ in range(round(UNLOAD_S / LOOK_S)):
+            if model not in {other["name"] for other in await self._resident()}:
+                self.findings.outcomes["unloaded"] += 1
+                return
+            await asyncio.sleep(LOOK_S)
+        self.findings.outcomes["still in use, and so not unloaded"] += 1
 
     async def _watch(self) -> None:
         while True:
-            if self._process_id is not None:
-                with contextlib.suppress(OSError):
-                    self.findings.memory.append(
-                        (time.monotonic() - self._start_s, resident_bytes(self._process_id))
-                    )
             # A server that is gone is noted by all clients.
-            with contextlib.suppress(httpx.HTTPError):
-                for name, value in (await self._engine_figures()).items():
+            with contextlib.suppress(httpx.HTTPError, OSError):
+                resident = await self._resident()
+                for name, value in engine_figures(resident).items():
                     self.findings.most[name] = max(self.findings.most[name], value)
+                # Without one of the models it is small for a while, which says nothing.
+                if self._process_id is not None and len(resident) == len(self._models):
+                    at_s = time.monotonic() - self._start_s
+                    self.findings.memory.append((at_s, resident_bytes(self._process_id)))
             await asyncio.sleep(SAMPLE_S)
 
-    async def _engine_figures(self) -> dict[str, int]:
-        models = (await self._client.get("/api/ps")).raise_for_status().json()["models"]
-        return {
-            f"{name} of {model['name']}": value
-            for model in models
-            for name, value in {**model, **model.get("slots", {})}.items()
-            if name in {"running", "queued", "cells_in_use"}
-        }
+    async def _resident(self) -> list[dict[str, Any]]:
+        models: list[dict[str, Any]] = (await self._client.get("/api/ps")).raise_for_status().json()["models"]
+        return models
 
     async def _expect_idle(self) -> None:
         busy: dict[str, int] = {}
@@ -360,9 +365,19 @@ class Soak:
             self.findings.fail(f"gone at the end: {type(error).__name__}: {error}")
 
     async def _busy(self) -> dict[str, int]:
-        figures = await self._engine_figures()
+        figures = engine_figures(await self._resident())
         # Cells hold finished conversations, too: that they are in use is no sign of work.
         return {name: value for name, value in figures.items() if value and not name.startswith("cells")}
+
+
+def engine_figures(resident: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """What ``/api/ps`` says about the work of each engine."""
+    return {
+        f"{name} of {model['name']}": value
+        for model in resident
+        for name, value in {**model, **model.get("slots", {})}.items()
+        if name in {"running", "queued", "cells_in_use"}
+    }
 
 
 async def lines_of(response: httpx.Response) -> AsyncIterator[str]:

@@ -154,6 +154,29 @@ def test_the_summary_names_errors_and_figures() -> None:
         assert words in text
 
 
+def test_figures_of_the_engines() -> None:
+    models = [
+        {"name": "a", "slots": {"total": 8, "running": 2, "queued": 1}},
+        {"name": "b", "cells_in_use": 9},
+    ]
+    assert soak.engine_figures(models) == {"running of a": 2, "queued of a": 1, "cells_in_use of b": 9}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"response":"a"}', True),
+        ('{"message":{"content":"a"}}', True),
+        ('{"message":{"content":""},"done":true}', True),
+        ('{"message":{"content":""},"done":false}', False),
+        ("{", False),
+        ("[]", False),
+    ],
+)
+def test_the_first_token_is_not_the_first_chunk(line: str, said: bool) -> None:
+    assert soak.says_something(line) == said
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
