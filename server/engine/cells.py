@@ -41,11 +41,12 @@ class Cells:
 
         False: one of the ``living`` is about to read what this lane begins with, so it waits.
         """
-        match = self._cache.best_match(lane.tokens, (other.holding for other in living))
+        match = self._best_match(lane, living)
         if self._trimmable and _is_being_read(lane, living, match.tokens):
             return False
         if not self._bring_back(lane, match, living):
-            self._reuse(lane, match)
+            # Fetching may have evicted or written over what was found before.
+            self._reuse(lane, self._best_match(lane, living))
         self.passed_borders(lane, 0)
         return True
 
@@ -113,6 +114,12 @@ class Cells:
         """Do all of it, because the context goes away."""
         while self._unfiled:
             self.tidy()
+
+    def _best_match(self, lane: Lane, living: Sequence[Lane]) -> Match:
+        return self._cache.best_match(lane.tokens, (other.holding for other in living), self._reaches)
+
+    def _reaches(self, sequence: int, position: int) -> bool:
+        return not self._trimmable or self._context.reaches(sequence, position)
 
     def _bring_back(self, lane: Lane, match: Match, living: Sequence[Lane]) -> bool:
         """Fetch a state from host memory or disk, if it saves reading."""

@@ -276,7 +276,7 @@ class Engine:
             # All that a state's bytes depend on. The size of the context is not among it.
             scope = f"llama-cpp-python {self._library.version}, model {spec.digest}, KV {spec.kv_type}"
             disk = DiskTier(spec.cache_dir, spec.disk_cache_bytes, scope)
-        return StateStore(spec.host_cache_bytes, disk, trimmable=not model.recurrent)
+        return StateStore(spec.host_cache_bytes, disk, trimmable=not (model.recurrent or model.windowed))
 
     def _work(self, runner: Runner) -> None:
         while self._receive(runner):

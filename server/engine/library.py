@@ -195,6 +195,7 @@ class Model:
         self.recurrent = bool(
             native.llama_model_is_recurrent(pointer) or native.llama_model_is_hybrid(pointer)
         )
+        self.windowed = bool(native.llama_model_n_swa(pointer))
         self.adds_bos = bool(native.llama_vocab_get_add_bos(self._vocabulary))
         self.bos = self._special_text(native.llama_vocab_bos(self._vocabulary))
         self.eos = self._special_text(native.llama_vocab_eos(self._vocabulary))
@@ -347,6 +348,7 @@ class Context:
         self.vocabulary_size = vocabulary_size
         self.context_tokens = int(native.llama_n_ctx(pointer))
         self._memory = native.llama_get_memory(pointer)
+        self._window_tokens = int(native.llama_model_n_swa(native.llama_get_model(pointer)))
         self._logit_row = ctypes.c_float * vocabulary_size
         self._abort_flag = ctypes.create_string_buffer(2)
         self._install_abort()
@@ -382,6 +384,14 @@ class Context:
     def held_tokens(self, sequence: int) -> int:
         """How many positions a sequence holds."""
         return int(native.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    def reaches(self, sequence: int, position: int) -> bool:
+        """Whether a sequence can go on at ``position``.
+
+        Cells that its sliding window has left behind may hold other sequences' tokens by now.
+        """
+        first = int(native.llama_memory_seq_pos_min(self._memory, sequence))
+        return not self._window_tokens or first <= max(position - self._window_tokens, 0)
 
     def save(self, sequence: int) -> memoryview:
         """A copy of what a sequence holds, in host memory."""

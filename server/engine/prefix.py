@@ -2,7 +2,7 @@
 
 import itertools
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -48,6 +48,10 @@ class Held:
     pinned: bool = False
 
 
+def _always(_sequence: int, _tokens: int) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """The best place to take a prompt's beginning from; ``tokens`` 0 and no sequence: none."""
@@ -87,16 +91,19 @@ class PrefixCache:
         """Number of finished conversations."""
         return len(self._kept)
 
-    def best_match(self, prompt: Tokens, living: Iterable[Held]) -> Match:
+    def best_match(
+        self, prompt: Tokens, living: Iterable[Held], reaches: Callable[[int, int], bool] = _always
+    ) -> Match:
         """The longest beginning of ``prompt`` among kept and ``living`` sequences.
 
-        At least the last token of the prompt is left to be read: its logits are needed.
+        At least the last token of the prompt is left to be read: its logits are needed. ``reaches`` says
+        whether a sequence can still go on behind so many of its tokens.
         """
         best = Match()
         for held in (*self._kept.values(), *living):
             length = min(common_prefix(prompt, held.tokens), len(prompt) - 1)
             whole = length == len(held.tokens)
-            if length > best.tokens and (self.trimmable or whole):
+            if length > best.tokens and (self.trimmable or whole) and reaches(held.sequence, length):
                 best = Match(held.sequence, length, whole)
         return best
 

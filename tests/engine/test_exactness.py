@@ -86,7 +86,10 @@ def test_a_draft_does_not_run_over_a_limit(drafting: Engine) -> None:
 
 def test_a_draft_does_not_run_over_a_stop(plain: Engine, drafting: Engine) -> None:
     accepted = drafting.figures.accepted_tokens
-    texts = {ask(engine, REPEATING, 60, stop=("cat sat on the mat.\nThe cat sat",)).wait().text for engine in (plain, drafting)}
+    texts = {
+        ask(engine, REPEATING, 60, stop=("cat sat on the mat.\nThe cat sat",)).wait().text
+        for engine in (plain, drafting)
+    }
     assert texts == {"The "}
     assert drafting.figures.accepted_tokens > accepted
 

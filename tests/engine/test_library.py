@@ -19,7 +19,14 @@ def model(embedded_model: Path) -> Iterator[Model]:
 @pytest.fixture
 def context(model: Model) -> Iterator[Context]:
     shape = ContextShape(
-        context_tokens=1024, batch_tokens=512, sequences=8, outputs=8, sequence_outputs=1, threads=2, kv_type="f16", on_gpu=False
+        context_tokens=1024,
+        batch_tokens=512,
+        sequences=8,
+        outputs=8,
+        sequence_outputs=1,
+        threads=2,
+        kv_type="f16",
+        on_gpu=False,
     )
     made = model.new_context(shape)
     yield made

@@ -5,6 +5,7 @@ here are picked so that at every step of the answer the best token leads by ``MA
 rounding turns; then the answer's tokens are the same however the prompt came into the cache.
 """
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,3 +230,20 @@ def test_a_full_cache_costs_no_answer(oracle: Oracle, library: Library, model_fi
     texts = [listener.wait().text for listener in listeners]
     crowded.close()
     assert texts == [question.answer for question in questions]
+
+
+@pytest.mark.parametrize("host_cache_bytes", [0, 10_000_000])
+def test_a_long_session_of_many_conversations_is_answered_as_if_each_were_read_anew(
+    oracle: Oracle, library: Library, model_file: Path, host_cache_bytes: int
+) -> None:
+    # What is kept is evicted, cut back and written over again and again: a sliding window's cells too.
+    beginnings = [OPENING * 2, OPENING * 3, f"Then. {OPENING * 2}", "Another story. "]
+    questions = [oracle.question(beginning) for beginning in beginnings]
+    questions += [oracle.question(question.whole) for question in questions]
+    questions += [oracle.question(OPENING[:50]), oracle.question((OPENING * 2)[:150])]
+    order = random.Random(1).choices(questions, k=40)  # noqa: S311
+    spec = EngineSpec(model_file, "CPU", 1024, slots=1, batch_tokens=64, host_cache_bytes=host_cache_bytes)
+    small = Engine.load(library, spec)
+    texts = [answer(small, question.prompt) for question in order]
+    small.close()
+    assert texts == [question.answer for question in order]
