@@ -14,7 +14,8 @@ from typing import Any
 from server.catalogue import Catalogue, Entry, Installed, Role
 from server.chat.template import ChatTemplate
 from server.domain.errors import ModelLoadFailed, RequestCancelled, ServiceError
-from server.engine.engine import Engine, EngineSpec, EngineState
+from server.engine.engine import CacheTiers, Engine, EngineSpec, EngineState
+from server.engine.figures import Figures
 from server.engine.library import Library
 from server.gpu.nvml import GpuReading, Nvml
 from server.service.placement import MIB, Placement, Placements
@@ -73,6 +74,8 @@ class Resident:
     placement: Placement
     expires_at: datetime.datetime | None
     state: EngineState
+    figures: Figures
+    tiers: CacheTiers
 
 
 class Fleet:
@@ -149,6 +152,8 @@ class Fleet:
                 berth.loaded.placement,
                 _expiry(berth),
                 berth.loaded.engine.state,
+                berth.loaded.engine.figures,
+                berth.loaded.engine.tiers,
             )
             for berth in self._berths.values()
             if berth.loaded is not None

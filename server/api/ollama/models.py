@@ -62,6 +62,7 @@ def resident(model: Resident) -> dict[str, Any]:
             "total": model.state.slots,
             "running": model.state.running,
             "queued": model.state.queued,
+            "cells_in_use": model.state.cells_in_use,
         },
     }
 
