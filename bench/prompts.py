@@ -20,6 +20,27 @@ TOKENS_FOR_A_TOOL = 375
 COPIED_FUNCTIONS = 38
 VERBS = ("moved", "counted", "packed", "weighed", "checked", "scanned", "labelled", "sorted")
 
+FUNCTION_BODIES = (
+    '''    """Notes how many {thing} were {verb} at the {place}."""
+    if {thing} > {limit}:
+        raise ValueError("too many {thing} at the {place}")
+    entry = {{"{place}": {place}, "{thing}": {thing}}}
+    return save(entry)
+''',
+    """    total = 0
+    for item in {place}.items("{thing}"):
+        if item.state == "{verb}" and item.weight < {limit}:
+            total += item.weight * {thing}
+    log.info("%d {thing} {verb} on the way to the {other}", total)
+    return total
+""",
+    '''    """The first of the {thing} that nobody has {verb} yet, or None."""
+    waiting = [each for each in {thing} if not each.{verb}]
+    waiting.sort(key=lambda each: each.{place}_number)
+    return waiting[0] if len(waiting) < {limit} else None
+''',
+)
+
 
 def repeatable(seed: str) -> Random:
     """Random numbers that are the same in every run."""
@@ -105,14 +126,15 @@ class Prompter:
     def file_to_copy(self, random: Random) -> str:
         """A chat about a Python file of some 300 lines that is to be written again with one change.
 
-        The answer has begun already, so that it goes on with the file itself.
+        The answer has begun with the change, so that also a small model goes on with the rest of the file.
         """
-        shown = "".join(_function(number) for number in range(COPIED_FUNCTIONS))
-        name, new = f"{VERBS[2]}_{THINGS[2]}_2", f"{random.choice(VERBS)}_{random.choice(PLACES)}"
+        functions = [_function(number) for number in range(COPIED_FUNCTIONS)]
+        old, new = "part_2", f"{random.choice(VERBS)}_{random.choice(PLACES)}"
         asked = (
-            f"Write this file again and change one thing: rename {name} to {new}. Answer with the file only."
+            f"Write this file again and change one thing: rename {old} to {new}. Answer with the file only."
         )
-        return self.chat([Message("user", f"```python\n{shown}```\n{asked}")]) + "```python\n"
+        shown = self.chat([Message("user", f"```python\n{''.join(functions)}```\n{asked}")])
+        return f"{shown}```python\n{''.join(functions[:3]).replace(old, new)}"
 
 
 def _log_line(random: Random) -> list[str]:
@@ -126,16 +148,11 @@ def _log_line(random: Random) -> list[str]:
 
 
 def _function(number: int) -> str:
-    verb, thing, place = (words[number % len(words)] for words in (VERBS, THINGS, PLACES))
-    return f'''def {verb}_{thing}_{number}(label, amount):
-    """Notes that {number * 7 + 2} {thing} were {verb} at the {place}."""
-    if amount > {number + 3}:
-        raise ValueError("too many {thing} at the {place}")
-    entry = {{"{place}": label, "{thing}": amount + {number}}}
-    return save(entry)
-
-
-'''
+    random = repeatable(f"function {number}")
+    verb, thing, place, other = (random.choice(words) for words in (VERBS, THINGS, PLACES, PLACES))
+    limit, body = random.randrange(20, 900), random.choice(FUNCTION_BODIES)
+    filled = body.format(verb=verb, thing=thing, place=place, other=other, limit=limit)
+    return f"def part_{number}({thing}, {place}):\n{filled}\n\n"
 
 
 def _rule(random: Random, number: int) -> str:

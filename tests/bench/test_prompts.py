@@ -81,13 +81,17 @@ def test_a_chat_is_the_same_prompt_for_both_servers(prompter: Prompter) -> None:
     assert chat.tokens == 2
 
 
-def test_the_file_to_copy_is_shown_once_and_its_answer_has_begun(prompter: Prompter) -> None:
+def test_the_file_to_copy_is_shown_and_its_answer_has_begun_with_the_change(prompter: Prompter) -> None:
     prompt = prompter.file_to_copy(repeatable("file"))
+    shown, begun = (part.removeprefix("python\n") for part in prompt.split("```")[1::2])
 
-    assert prompt.count("def packed_valves_2(") == 1
-    assert 290 <= prompt.count("\n") <= 330
-    assert prompt.endswith("<|im_start|>assistant\n```python\n")
-    compile(prompt.split("```")[1].removeprefix("python\n"), "the file", "exec")
+    assert 280 <= shown.count("\n") <= 330
+    compile(shown, "the file", "exec")
+    compile(begun, "the answer", "exec")
+    assert shown.count("def part_2(") == 1
+    assert "def part_2(" not in begun
+    assert shown.splitlines()[: begun.count("\n")] != begun.splitlines()
+    assert begun.startswith(shown[: shown.index("def part_2(")])
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
