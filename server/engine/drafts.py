@@ -10,13 +10,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from server.engine.pace import StepCost
 from server.engine.prefix import Tokens
 
 SHORTEST_MATCH = 3
 """Tokens that must have occurred before, in this order, for a guess."""
-
-MOST_TOKENS = 64
-"""The longest guess of all."""
 
 _Ids: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int32]]"
 
@@ -29,16 +27,33 @@ _OVERHEAD = 0.015
 
 _OVERDRAFT_TOKENS = 1.5
 _SAVINGS_TOKENS = 8.0
+_LEAST_GAIN = 1.05
+_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+_TRUST = 4.0
+"""Weight of a match's length, in guessed tokens, against the record of guesses."""
+
+_FADING = 0.9
 
 
-def guess(tokens: Tokens, most: int) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Tokens that may come next, and how many before them stood in the same order at the other place."""
+
+    tokens: list[int]
+    matched: int
+
+
+NOTHING = Guess([], 0)
+
+
+def guess(tokens: Tokens, most: int) -> Guess:
     """What followed the last ``tokens`` where they stood before; at most ``most``, perhaps nothing.
 
     Of several earlier places the one with the longest match counts. The longer it is, the longer the guess.
     """
     view = np.frombuffer(tokens, np.int32)
     if most <= 0 or len(view) <= SHORTEST_MATCH:
-        return []
+        return NOTHING
     ends = _earlier_ends(view)
     best, length = 0, 0
     for end in ends[: -_PLACES - 1 : -1].tolist():
@@ -46,7 +61,25 @@ def guess(tokens: Tokens, most: int) -> list[int]:
         if matched > length:
             best, length = end, matched
     size = min(most, 2 * (length - SHORTEST_MATCH + 1))
-    return [int(token) for token in view[best : best + size]] if length else []
+    return Guess([int(token) for token in view[best : best + size]], length) if length else NOTHING
+
+
+def best_length(most: int, chance: float, streams: int, cost: StepCost, spendable_s: float) -> int:
+    """How many tokens to guess, at most ``most``, for the most tokens a second; 0 where none pays.
+
+    Each is right with ``chance`` if the ones before it are. Beside it ``streams`` answers get their token
+    in the same step. ``spendable_s`` is what the step may take longer.
+    """
+    alone_s = cost.of(streams)
+    best, best_speed = 0, streams / alone_s * _LEAST_GAIN if alone_s else 0.0
+    for length in sorted({*(size for size in _SIZES if size < most), most}):
+        step_s = cost.of(streams + length)
+        if length < _SIZES[0] or step_s - alone_s > spendable_s or not step_s:
+            continue
+        right = chance * (1 - chance**length) / (1 - chance)
+        if (streams + right) / step_s > best_speed:
+            best, best_speed = length, (streams + right) / step_s
+    return best
 
 
 def _earlier_ends(view: _Ids) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
@@ -69,26 +102,36 @@ def _match_length(view: _Ids, end: int) -> int:
 class Budget:
     """What a generation may spend on guesses: what right ones have saved, and a little of its time.
 
-    In seconds; the price of a token changes with the company in the batch.
+    ``balance_s`` is in seconds. The record of guesses fades, so that a generation that begins to repeat
+    its prompt gets another chance.
     """
 
     balance_s: float = 0.0
     _token_s: float = 0.0
+    _guessed: float = 0.0
+    _right: float = 0.0
 
     def earn(self, token_s: float) -> None:
         """A step begins, in which a token takes ``token_s`` without guesses."""
         self._token_s = token_s
-        self.balance_s = min(self.balance_s + _OVERHEAD * token_s, _SAVINGS_TOKENS * token_s)
+        self._add(_OVERHEAD * token_s)
 
-    def affordable(self, row_s: float) -> int:
-        """How many tokens may be guessed at ``row_s`` each, if all of them should turn out wrong."""
-        spendable_s = self.balance_s + _OVERDRAFT_TOKENS * self._token_s
-        return int(spendable_s / row_s) if row_s > 0 else MOST_TOKENS
+    @property
+    def spendable_s(self) -> float:
+        """How much longer a step may take, if all that is guessed should turn out wrong."""
+        return self.balance_s + _OVERDRAFT_TOKENS * self._token_s
 
-    def pay(self, guessed: int, row_s: float) -> None:
-        """So many tokens are guessed."""
-        self.balance_s -= guessed * row_s
+    def chance(self, matched: int) -> float:
+        """How likely a guessed token is right, by the length of the match and the record so far."""
+        at_first = matched / (matched + 1)
+        return (self._right + _TRUST * at_first) / (self._guessed + _TRUST)
 
-    def gain(self, accepted: int) -> None:
-        """So many of them were right: as many steps are saved."""
-        self.balance_s = min(self.balance_s + accepted * self._token_s, _SAVINGS_TOKENS * self._token_s)
+    def settle(self, guessed: int, right: int, extra_s: float) -> None:
+        """``right`` of ``guessed`` tokens were right, for which the step took ``extra_s`` longer."""
+        self._guessed = _FADING * self._guessed + guessed
+        # Behind the first wrong one, nothing is known of the others.
+        self._right = _FADING * self._right + right
+        self._add(right * self._token_s - extra_s)
+
+    def _add(self, seconds: float) -> None:
+        self.balance_s = min(self.balance_s + seconds, _SAVINGS_TOKENS * self._token_s)

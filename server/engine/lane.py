@@ -53,6 +53,8 @@ class Lane:
     held: int = 0
     reused: int = 0
     guess: list[int] = field(default_factory=list)
+    accepted: int = 0
+    """How many tokens of the last guess were right."""
     budget: Budget = field(default_factory=Budget)
     borders: tuple[int, ...] = ()
     """Lengths at which what has been read is kept for others."""

@@ -1,55 +1,44 @@
 """How long the engine's steps take, learnt while it works: pure arithmetic on what was measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-_MEMORY = 0.98
-"""Weight of all earlier steps against the newest one."""
+_NEWEST = 0.1
+"""Weight of the newest step against all earlier ones of its size."""
 
-_GUESSED_ROW_COST = 0.15
-"""A further row's share of a one-row step, until steps of several sizes were seen."""
+_ROW_SHARE = 0.3
+"""A further row's share of the smallest step that is known, until a larger one was seen."""
 
 
 @dataclass(slots=True)
 class StepCost:
-    """Seconds of a generating step as a line over its number of rows."""
+    """Seconds of a generating step by its number of rows.
 
-    _weight: float = 0.0
-    _rows: float = 0.0
-    _seconds: float = 0.0
-    _rows_squared: float = 0.0
-    _rows_seconds: float = 0.0
+    A table, not a line: on a processor two rows cost nearly twice as much as one, and ten twice as much
+    as three.
+    """
+
+    _seconds: dict[int, float] = field(default_factory=dict)
 
     def see(self, rows: int, seconds: float) -> None:
         """Learn from one step."""
-        self._weight = self._weight * _MEMORY + 1
-        self._rows = self._rows * _MEMORY + rows
-        self._seconds = self._seconds * _MEMORY + seconds
-        self._rows_squared = self._rows_squared * _MEMORY + rows * rows
-        self._rows_seconds = self._rows_seconds * _MEMORY + rows * seconds
-
-    @property
-    def known(self) -> bool:
-        """Whether there is anything to go by."""
-        return self._weight > 0
+        before = self._seconds.get(rows)
+        self._seconds[rows] = seconds if before is None else before + _NEWEST * (seconds - before)
 
     def of(self, rows: int) -> float:
         """Expected seconds of a step of ``rows``; 0.0 before the first was seen."""
-        if not self.known:
-            return 0.0
-        mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
-        return max(mean_seconds + self.per_row * (rows - mean_rows), 0.0)
+        if rows in self._seconds or not self._seconds:
+            return self._seconds.get(rows, 0.0)
+        below = max((known for known in self._seconds if known < rows), default=None)
+        above = min((known for known in self._seconds if known > rows), default=None)
+        if below is None:
+            return self._seconds[above or rows]
+        if above is None:
+            return self._seconds[below] + _ROW_SHARE * self._smallest() * (rows - below)
+        part = (rows - below) / (above - below)
+        return self._seconds[below] + part * (self._seconds[above] - self._seconds[below])
 
-    @property
-    def per_row(self) -> float:
-        """Expected seconds of one row more."""
-        if not self.known:
-            return 0.0
-        mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
-        spread = max(self._rows_squared / self._weight - mean_rows**2, 0.0)
-        together = self._rows_seconds / self._weight - mean_rows * mean_seconds
-        guess = mean_seconds * _GUESSED_ROW_COST / (1 + _GUESSED_ROW_COST * (mean_rows - 1))
-        # One square row of the guess: it rules only as long as all steps were about alike.
-        return max((together + guess) / (spread + 1), 0.0)
+    def _smallest(self) -> float:
+        return self._seconds[min(self._seconds)]
 
 
 @dataclass(slots=True)

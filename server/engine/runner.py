@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from server.domain.errors import EngineFailed, RequestCancelled, ServiceError
 from server.domain.generation import FinishReason
 from server.engine.cells import WORTH_KEEPING_TOKENS, Cells
-from server.engine.drafts import guess
+from server.engine.drafts import best_length, guess
 from server.engine.figures import Figures
 from server.engine.lane import Job, Lane
 from server.engine.library import Batch, Context, DecodeResult, Model
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 LEAST_PIECE_TOKENS = 32
 """Smaller pieces of a prompt cost more than they save."""
 
-SHORTEST_GUESS_TOKENS = 2
+_NEARLY_SURE = 0.99
+"""If not even such a guess pays, none is looked for."""
 
 
 class Runner:
@@ -204,17 +205,24 @@ class Runner:
         return sampler
 
     def _guess(self) -> None:
-        """Let each generating lane guess what comes next, as far as it can afford to be wrong."""
+        """Let each generating lane guess what comes next, where that is likely to pay."""
         streams = [lane for lane in self._running.values() if lane.placed and lane.generating]
         if not streams or not self._draft_tokens:
             return
         fair_part = self._draft_tokens // len(streams)
-        token_s, row_s = self._cost.of(len(streams)) / len(streams), self._cost.per_row
+        token_s = self._cost.of(len(streams)) / len(streams)
         for lane in streams:
             lane.budget.earn(token_s)
-            most = min(fair_part, lane.budget.affordable(row_s), lane.room() - 1)
-            lane.guess = guess(lane.tokens, most) if most >= SHORTEST_GUESS_TOKENS else []
-            lane.budget.pay(len(lane.guess), row_s)
+            lane.guess = self._worthwhile_guess(lane, min(fair_part, lane.room() - 1), len(streams))
+
+    def _worthwhile_guess(self, lane: Lane, most: int, streams: int) -> list[int]:
+        budget = lane.budget
+        if best_length(most, _NEARLY_SURE, streams, self._cost, budget.spendable_s) == 0:
+            return []
+        found = guess(lane.tokens, most)
+        chance = budget.chance(found.matched)
+        length = best_length(len(found.tokens), chance, streams, self._cost, budget.spendable_s)
+        return found.tokens[:length]
 
     def _share_out(self) -> tuple[Share, ...]:
         batch_tokens = self._context.shape.batch_tokens
@@ -239,8 +247,9 @@ class Runner:
                 self.cells.cut_back(lane)
             return 0
         self.figures.steps += 1
+        guesses = {lane: len(lane.guess) for lane in lanes if lane.guess}
         ended = sum(self._take_in(self._running[share.job], share, rows[share.job]) for share in shares)
-        self._learn(sum(rows_of_streams), self._batch.size, time.perf_counter() - started)
+        self._learn(sum(rows_of_streams), guesses, time.perf_counter() - started)
         return ended
 
     def _speak(self) -> None:
@@ -283,7 +292,7 @@ class Runner:
             accepted += 1
         if accepted < len(guessed) and not ended:
             self.cells.cut_back(lane)
-        lane.budget.gain(accepted)
+        lane.accepted = accepted
         self.figures.guessed_tokens += len(guessed)
         self.figures.accepted_tokens += accepted
         return ended
@@ -312,12 +321,18 @@ class Runner:
         else:
             self.figures.gap_s.see(gap_s)
 
-    def _learn(self, rows: int, tokens: int, seconds: float) -> None:
-        """Note what a step took that had ``rows`` rows of generating lanes among its ``tokens``."""
-        if tokens == rows:
-            self._cost.see(rows, seconds)
+    def _learn(self, rows: int, guesses: Mapping[Lane, int], seconds: float) -> None:
+        """Note what a step took that had ``rows`` rows of generating lanes, their ``guesses`` included."""
+        guessed = sum(guesses.values())
+        read = self._batch.size - rows
+        if read:
+            self._pace.see(read, seconds - self._cost.of(rows))
+            extra_s = self._cost.of(rows) - self._cost.of(rows - guessed)
         else:
-            self._pace.see(tokens - rows, seconds - self._cost.of(rows))
+            self._cost.see(rows, seconds)
+            extra_s = seconds - self._cost.of(rows - guessed)
+        for lane, length in guesses.items():
+            lane.budget.settle(length, lane.accepted, extra_s * length / guessed)
 
     def _finish(self, lane: Lane, reason: FinishReason) -> bool:
         self._leave(lane)
