@@ -373,6 +373,10 @@ class Context:
         """Let ``chain`` pick and accept a token from the logits of a batch row."""
         return int(native.llama_sampler_sample(chain, self.pointer, row))
 
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next decode on."""
+        native.llama_set_n_threads(self.pointer, threads, threads)
+
     def cut(self, sequence: int, start: int) -> bool:
         """Remove a sequence's cells from position ``start`` on; False if the model cannot cut there."""
         return bool(native.llama_memory_seq_rm(self._memory, sequence, start, -1))

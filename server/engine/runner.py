@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from server.domain.errors import EngineFailed, RequestCancelled, ServiceError
 from server.domain.generation import FinishReason
 from server.engine.cells import WORTH_KEEPING_TOKENS, Cells
+from server.engine.cores import CoreWatch
 from server.engine.drafts import best_length, guess
 from server.engine.figures import Figures
 from server.engine.lane import Job, Lane
@@ -50,6 +51,7 @@ class Runner:
         self._stall_s = stall_s
         self._trimmable = not model.recurrent
         self._draft_tokens = draft_tokens if self._trimmable else 0
+        self._core_watch = CoreWatch(context.shape.threads)
         self._cost = StepCost()
         self._pace = ReadingPace()
         self._waiting: list[Lane] = []
@@ -108,6 +110,7 @@ class Runner:
         Returns the number of jobs that ended. Raises EngineFailed when the context is lost.
         """
         self._context.allow()
+        self._adjust_threads()
         ended = self._drop_cancelled() + self._start_waiting()
         self._place_started()
         self._guess()
@@ -128,6 +131,12 @@ class Runner:
             self._close_sampler(lane)
             lane.fail(error)
         return len(lanes)
+
+    def _adjust_threads(self) -> None:
+        """Leave the cores to other programs that they have taken anyway."""
+        threads = self._core_watch.threads()
+        if threads is not None:
+            self._context.use_threads(threads)
 
     def _drop_cancelled(self) -> int:
         gone = [lane for lane in self._waiting if lane.job.cancelled]

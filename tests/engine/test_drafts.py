@@ -3,26 +3,27 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.drafts import MOST_TOKENS, SHORTEST_MATCH, Budget, guess
+from server.engine.drafts import SHORTEST_MATCH, Budget, best_length, guess
+from server.engine.pace import StepCost
 from server.engine.prefix import tokens_of
 
 STEP_S = 0.010
 
 
 def test_what_followed_before_is_guessed() -> None:
-    assert guess(tokens_of([1, 2, 3, 4, 5, 6, 9, 1, 2, 3]), 2) == [4, 5]
+    assert guess(tokens_of([1, 2, 3, 4, 5, 6, 9, 1, 2, 3]), 2).tokens == [4, 5]
 
 
 def test_nothing_is_guessed_without_a_match_of_some_length() -> None:
-    assert guess(tokens_of([1, 2, 3, 4, 9, 2, 3]), 5) == []
-    assert guess(tokens_of([]), 5) == []
-    assert guess(tokens_of([1, 1, 1]), 5) == []
-    assert guess(tokens_of([1, 2, 3, 4, 1, 2, 3]), 0) == []
+    assert guess(tokens_of([1, 2, 3, 4, 9, 2, 3]), 5).tokens == []
+    assert guess(tokens_of([]), 5).tokens == []
+    assert guess(tokens_of([1, 1, 1]), 5).tokens == []
+    assert guess(tokens_of([1, 2, 3, 4, 1, 2, 3]), 0).tokens == []
 
 
 def test_the_longer_the_match_the_longer_the_guess() -> None:
     text = list(range(100, 150))
-    lengths = [len(guess(tokens_of([*text, 7, *text[:known]]), 64)) for known in range(2, 12)]
+    lengths = [len(guess(tokens_of([*text, 7, *text[:known]]), 64).tokens) for known in range(2, 12)]
     assert lengths[0] == 0
     assert lengths[1] == 2
     assert lengths == sorted(lengths)
@@ -31,11 +32,11 @@ def test_the_longer_the_match_the_longer_the_guess() -> None:
 
 def test_the_place_that_matches_longest_wins_over_a_later_one() -> None:
     tokens = tokens_of([5, 1, 2, 3, 40, 41, 6, 1, 2, 3, 50, 51, 5, 1, 2, 3])
-    assert guess(tokens, 1) == [40]
+    assert guess(tokens, 1).tokens == [40]
 
 
 def test_of_equal_places_the_last_one_wins() -> None:
-    assert guess(tokens_of([1, 2, 3, 40, 1, 2, 3, 50, 1, 2, 3]), 1) == [50]
+    assert guess(tokens_of([1, 2, 3, 40, 1, 2, 3, 50, 1, 2, 3]), 1).tokens == [50]
 
 
 def test_guessing_leaves_the_tokens_free_to_grow() -> None:
@@ -46,7 +47,7 @@ def test_guessing_leaves_the_tokens_free_to_grow() -> None:
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 10))
 def test_a_guess_always_stood_there_before(tokens: list[int], most: int) -> None:
-    found = guess(tokens_of(tokens), most)
+    found = guess(tokens_of(tokens), most).tokens
     assert len(found) <= most
     if found:
         wanted = [*tokens[-SHORTEST_MATCH:], *found]
@@ -54,45 +55,94 @@ def test_a_guess_always_stood_there_before(tokens: list[int], most: int) -> None
         assert any(tokens[place : place + len(wanted)] == wanted for place in places)
 
 
-@given(st.lists(st.integers(0, 12), min_size=1, max_size=300), st.floats(0.05, 2.0))
-def test_wrong_guesses_cost_no_more_than_is_allowed(wishes: list[int], row_share: float) -> None:
+def costs(first_s: float, row_s: float, known: int = 65) -> StepCost:
+    cost = StepCost()
+    for rows in range(1, known):
+        cost.see(rows, first_s + row_s * (rows - 1))
+    return cost
+
+
+RICH_S = 1000.0
+
+
+def test_where_rows_are_cheap_a_likely_guess_is_as_long_as_it_can_be() -> None:
+    assert best_length(24, 0.95, 1, costs(STEP_S, STEP_S / 100), RICH_S) == 24
+
+
+def test_where_rows_are_dear_nothing_is_guessed() -> None:
+    assert best_length(24, 0.99, 1, costs(STEP_S, STEP_S), RICH_S) == 0
+
+
+def test_the_less_likely_the_shorter() -> None:
+    lengths = [
+        best_length(48, chance, 1, costs(STEP_S, STEP_S / 8), RICH_S) for chance in (0.2, 0.6, 0.8, 0.97)
+    ]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-1] > 12) == (0, True)
+
+
+def test_beside_other_answers_a_row_must_save_more() -> None:
+    cost = costs(STEP_S, STEP_S / 5)
+    assert best_length(8, 0.8, 1, cost, RICH_S) > best_length(8, 0.8, 8, cost, RICH_S)
+
+
+def test_no_step_takes_longer_than_can_be_spent() -> None:
+    cost = costs(STEP_S, STEP_S / 10)
+    for spendable in (0.0, 0.2, 0.5, 1.0):
+        length = best_length(48, 0.99, 1, cost, spendable * STEP_S)
+        assert cost.of(1 + length) - cost.of(1) <= spendable * STEP_S + 1e-12
+
+
+@given(st.integers(0, 64), st.floats(0.01, 0.99), st.integers(1, 8), st.floats(0, 1), st.integers(1, 20))
+def test_a_length_is_none_or_some_up_to_the_most(
+    most: int, chance: float, streams: int, row_share: float, known: int
+) -> None:
+    length = best_length(most, chance, streams, costs(STEP_S, row_share * STEP_S, known), RICH_S)
+    assert length == 0 or 2 <= length <= most
+
+
+def test_before_anything_is_known_nothing_is_guessed() -> None:
+    assert best_length(8, 0.9, 1, StepCost(), RICH_S) == 0
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=300))
+def test_wrong_guesses_cost_no_more_than_is_allowed(wishes: list[float]) -> None:
     """However often it guesses wrong, a generation loses 1.5 steps at most and 1.5 % of its time."""
     budget, spent_s = Budget(), 0.0
     for wish in wishes:
         budget.earn(STEP_S)
-        guessed = min(wish, budget.affordable(row_share * STEP_S))
-        budget.pay(guessed, row_share * STEP_S)
-        spent_s += guessed * row_share * STEP_S
-        budget.gain(0)
+        extra_s = min(wish * STEP_S, budget.spendable_s)
+        if extra_s > 0:
+            budget.settle(4, 0, extra_s)
+            spent_s += extra_s
     assert spent_s <= (1.5 + 0.015 * len(wishes)) * STEP_S + 1e-9
 
 
 def test_right_guesses_pay_for_longer_ones() -> None:
-    budget, row_s = Budget(), STEP_S / 5
+    budget, cost = Budget(), costs(STEP_S, STEP_S / 5)
     sizes = []
-    for _ in range(5):
+    for _ in range(6):
         budget.earn(STEP_S)
-        sizes.append(min(24, budget.affordable(row_s)))
-        budget.pay(sizes[-1], row_s)
-        budget.gain(sizes[-1])
+        sizes.append(best_length(24, budget.chance(20), 1, cost, budget.spendable_s))
+        budget.settle(sizes[-1], sizes[-1], cost.of(1 + sizes[-1]) - cost.of(1))
     assert sizes[0] < 10
     assert sizes[-1] == 24
 
 
-def test_where_rows_cost_nothing_any_guess_is_affordable() -> None:
+def test_the_record_counts_more_than_the_match() -> None:
+    lucky, unlucky = Budget(), Budget()
+    for _ in range(5):
+        lucky.settle(8, 8, 0.0)
+        unlucky.settle(8, 0, 0.0)
+    assert lucky.chance(3) > 0.95
+    assert unlucky.chance(30) < 0.2
+    assert Budget().chance(3) < Budget().chance(30)
+
+
+def test_a_bad_record_fades() -> None:
     budget = Budget()
-    budget.earn(STEP_S)
-    assert budget.affordable(0.0) == MOST_TOKENS
-
-
-def test_guesses_that_cost_more_than_they_save_stop() -> None:
-    """Every row costs as much as a step, as where the processor has no room left: half of them right."""
-    budget, guessed_in_all = Budget(), 0
-    for _ in range(200):
-        budget.earn(STEP_S)
-        size = min(8, budget.affordable(STEP_S))
-        size = size if size >= 2 else 0
-        budget.pay(size, STEP_S)
-        budget.gain(size // 2)
-        guessed_in_all += size
-    assert guessed_in_all <= 10
+    budget.settle(8, 0, 0.0)
+    at_first = budget.chance(30)
+    for _ in range(30):
+        budget.settle(2, 2, 0.0)
+    assert budget.chance(30) > 0.9 > at_first
