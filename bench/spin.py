@@ -19,7 +19,7 @@ from server.engine.library import Batch, ContextShape, Library
 
 PROJECT = Path(__file__).resolve().parents[1]
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-SETTINGS = ("300000", "10000", "1000", "300")
+SETTINGS = ("300000", "100000", "10000", "1000")
 ROUNDS = 3
 SECONDS = 2.0
 

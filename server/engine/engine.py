@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ LASTING = 4
 """Beginnings that are kept beside the finished conversations."""
 
 _THREADS_BESIDE_A_GPU = 4
+_BETWEEN_LOOKS_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Engine:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._outstanding = 0
+        self._looked_s = 0.0
         self._fault: str | None = None
         self._opened: Future[_Opened] = Future()
         self._progress: Callable[[float], None] = lambda part: None
@@ -281,9 +284,10 @@ class Engine:
     def _work(self, runner: Runner) -> None:
         while self._receive(runner):
             ended = runner.step()
-            with self._lock:
-                self._outstanding -= ended
-            self._look(runner)
+            if ended:
+                with self._lock:
+                    self._outstanding -= ended
+            self._look_now_and_then(runner)
 
     def _receive(self, runner: Runner) -> bool:
         """Act on all letters, waiting for one if there is nothing else to do; False: time to close."""
@@ -354,6 +358,13 @@ class Engine:
         runner.fail_all(error)
         self._outstanding = 0
         self._look(runner)
+
+    def _look_now_and_then(self, runner: Runner) -> None:
+        """Counting cells takes longer than the rest of a look, and nothing changes much in a step."""
+        now_s = time.monotonic()
+        if runner.running != self._state.running or runner.idle or now_s - self._looked_s > _BETWEEN_LOOKS_S:
+            self._looked_s = now_s
+            self._look(runner)
 
     def _look(self, runner: Runner) -> None:
         self._state = EngineState(

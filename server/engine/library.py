@@ -304,6 +304,7 @@ class Batch:
         addresses = self._sequences.ctypes.data + np.arange(capacity, dtype=np.uint64) * 4
         self._sequence_pointers = addresses.astype(np.uint64)
         self._arange = np.arange(capacity, dtype=np.int32)
+        self._native = self._over_arrays()
 
     def clear(self) -> None:
         """Forget all tokens."""
@@ -325,9 +326,13 @@ class Batch:
 
     def native(self) -> Any:
         """The C structure over these arrays; valid as long as this object lives."""
+        self._native.n_tokens = self.size
+        return self._native
+
+    def _over_arrays(self) -> Any:
         as_int32 = ctypes.POINTER(ctypes.c_int32)
         return native.llama_batch(
-            n_tokens=self.size,
+            n_tokens=0,
             token=self._tokens.ctypes.data_as(as_int32),
             pos=self._positions.ctypes.data_as(as_int32),
             n_seq_id=self._sequence_counts.ctypes.data_as(as_int32),

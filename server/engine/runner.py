@@ -153,7 +153,7 @@ class Runner:
     def _start_waiting(self) -> int:
         """Admit who may start; returns the number of jobs that could not for a fault of theirs."""
         failed = 0
-        if self._waiting and not self._must_wait_for_end:
+        if self._waiting and not (self._must_wait_for_end and self._running):
             self._displace_background()
             candidates = [lane.candidate for lane in self._waiting]
             running = [lane.tokens for lane in self._running.values()]

@@ -103,7 +103,7 @@ def test_a_conversation_that_had_to_go_comes_back_from_host_memory(load: LOADS, 
     assert small.figures.evictions > 0, "nothing was tested"
     assert small.tiers.ram_bytes > 0
     for name in names:
-        texts = [ask(engine, story(name, 300) + " and next", 8, alternatives=2) for engine in (small, roomy)]
+        texts = [ask(engine, story(name, 300) + " and next", 8, alternatives=8) for engine in (small, roomy)]
         assert cached(texts[0]) >= 256
         assert first_difference(texts[0], texts[1]) is None
     assert small.figures.restored_tokens > 500
@@ -138,12 +138,12 @@ def lasting(engine: Engine, question: str, **wishes: object) -> Listener:
 def test_a_system_prompt_outlives_the_process(load: LOADS, embedded_model: Path, tmp_path: Path) -> None:
     wishes = {"cache_dir": tmp_path, "disk_cache_bytes": 512 * MIB, "digest": "m", "path": embedded_model}
     first = load(**wishes)
-    before = lasting(first, "One?", alternatives=2)
+    before = lasting(first, "One?", alternatives=8)
     assert cached(before) == 0
     first.close()
     assert len(list(tmp_path.glob("*.kvstate"))) == 1
     second = load(**wishes)
-    after = lasting(second, "One?", alternatives=2)
+    after = lasting(second, "One?", alternatives=8)
     assert cached(after) > 256
     assert second.figures.restored_tokens == cached(after)
     assert first_difference(before, after) is None
@@ -177,7 +177,7 @@ def test_a_damaged_state_costs_only_time(
 ) -> None:
     wishes = {"cache_dir": tmp_path, "disk_cache_bytes": 512 * MIB, "digest": "m", "path": embedded_model}
     first = load(**wishes)
-    before = lasting(first, "One?", alternatives=2)
+    before = lasting(first, "One?", alternatives=8)
     before.finished()
     first.close()
     (file,) = tmp_path.glob("*.kvstate")
@@ -185,7 +185,7 @@ def test_a_damaged_state_costs_only_time(
     content[-1000] ^= 1
     file.write_bytes(content)
     second = load(**wishes)
-    after = lasting(second, "One?", alternatives=2)
+    after = lasting(second, "One?", alternatives=8)
     assert cached(after) == 0
     assert first_difference(before, after) is None
     assert "damaged" in caplog.text

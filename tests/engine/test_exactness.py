@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.domain.generation import Sampling
+from server.engine import runner
 from server.engine.engine import Engine, EngineSpec
 from server.engine.library import Library
 from tests.engine.comparing import agree_throughout, first_difference, scores_of
@@ -41,19 +42,22 @@ def plain(library: Library, embedded_model: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def drafting(library: Library, embedded_model: Path) -> Iterator[Engine]:
-    loaded = Engine.load(library, EngineSpec(embedded_model, "CPU", 2048, draft_tokens=24))
-    yield loaded
-    loaded.close()
+    """It guesses whenever it can, whether that pays on this machine or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "best_length", lambda most, *_: most if most > 1 else 0)
+        loaded = Engine.load(library, EngineSpec(embedded_model, "CPU", 2048, draft_tokens=24))
+        yield loaded
+        loaded.close()
 
 
-def one_by_one(engine: Engine, prompts: list[str], max_tokens: int = 16) -> list[Listener]:
-    return [ask(engine, prompt, max_tokens, alternatives=2).wait() for prompt in prompts]
+def one_by_one(engine: Engine, prompts: list[str], max_tokens: int = 12) -> list[Listener]:
+    return [ask(engine, prompt, max_tokens, alternatives=8).wait() for prompt in prompts]
 
 
 def test_drafts_change_no_greedy_text(plain: Engine, drafting: Engine) -> None:
     assert len(PROMPTS) == 50
     without, with_drafts = one_by_one(plain, PROMPTS), one_by_one(drafting, PROMPTS)
-    assert drafting.figures.accepted_tokens > 100, "nothing was tested"
+    assert drafting.figures.accepted_tokens > 30, "nothing was tested"
     assert drafting.figures.guessed_tokens > drafting.figures.accepted_tokens, "no wrong guess was tested"
     pairs = list(zip(without, with_drafts, strict=True))
     assert [first_difference(*pair) for pair in pairs] == [None] * 50
@@ -63,7 +67,7 @@ def test_drafts_change_no_greedy_text(plain: Engine, drafting: Engine) -> None:
 def test_company_changes_no_greedy_text(plain: Engine, drafting: Engine) -> None:
     prompts = PROMPTS[::3]
     alone = one_by_one(plain, prompts)
-    together = [ask(drafting, prompt, 16, alternatives=2) for prompt in prompts]
+    together = [ask(drafting, prompt, 12, alternatives=8) for prompt in prompts]
     pairs = [(one, other.wait()) for one, other in zip(alone, together, strict=True)]
     assert [first_difference(*pair) for pair in pairs] == [None] * len(pairs)
 
