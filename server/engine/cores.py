@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PERIOD_S = 0.5
+_STALE_S = 2.0
+"""What others did longer ago, while the engine was idle, says nothing of now."""
+
 _TAKEN = 0.6
 """From this share on, a core counts as taken: a client that reads its answer does not take one."""
 
@@ -48,7 +51,11 @@ class CoreWatch:
             return None
         now, before = self._read(), self._before
         self._before = now
-        return None if now is None else threads_beside(before, now, self._cores, self._most)
+        if now is None:
+            return None
+        if now.clock_s - before.clock_s > _STALE_S:
+            return self._most
+        return threads_beside(before, now, self._cores, self._most)
 
 
 def read_cpu_times() -> CpuTimes | None:

@@ -53,6 +53,13 @@ def test_the_watch_looks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watch.threads() is None
 
 
+def test_what_others_did_while_the_engine_was_idle_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [160.0]
+    monkeypatch.setattr(cores.time, "monotonic", lambda: clock[0])
+    readings = iter([START, after(60.0, own=0.0, wall_s=60.0)])
+    assert CoreWatch(2, lambda: next(readings)).threads() == 2
+
+
 def test_where_nobody_can_tell_nothing_changes() -> None:
     assert CoreWatch(2, lambda: None).threads() is None
 
