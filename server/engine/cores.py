@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PERIOD_S = 0.5
-_STALE_S = 2.0
-"""What others did longer ago, while the engine was idle, says nothing of now."""
-
 _TAKEN = 0.6
 """From this share on, a core counts as taken: a client that reads its answer does not take one."""
 
@@ -43,19 +40,22 @@ class CoreWatch:
         self._most = most
         self._cores = os.cpu_count() or 1
         self._read = read or read_cpu_times
-        self._before = self._read()
+        self._before: CpuTimes | None = None
+
+    def rest(self) -> None:
+        """The engine is idle: what others do meanwhile says nothing of how it will be."""
+        self._before = None
 
     def threads(self) -> int | None:
         """How many threads should compute from now on; None: it is not time yet, or nobody can tell."""
-        if self._before is None or time.monotonic() - self._before.clock_s < _PERIOD_S:
-            return None
-        now, before = self._read(), self._before
-        self._before = now
-        if now is None:
-            return None
-        if now.clock_s - before.clock_s > _STALE_S:
+        before = self._before
+        if before is None:
+            self._before = self._read()
             return self._most
-        return threads_beside(before, now, self._cores, self._most)
+        if time.monotonic() - before.clock_s < _PERIOD_S:
+            return None
+        self._before = now = self._read()
+        return None if now is None else threads_beside(before, now, self._cores, self._most)
 
 
 def read_cpu_times() -> CpuTimes | None:

@@ -292,6 +292,8 @@ class Engine:
     def _receive(self, runner: Runner) -> bool:
         """Act on all letters, waiting for one if there is nothing else to do; False: time to close."""
         wait = runner.idle
+        if wait:
+            runner.rest()
         while True:
             try:
                 letter = self._mail.get(block=wait)

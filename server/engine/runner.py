@@ -80,6 +80,10 @@ class Runner:
         """Cells that the running generations hold or will hold once their prompts are read."""
         return distinct_tokens(lane.tokens for lane in self._running.values())
 
+    def rest(self) -> None:
+        """The engine has nothing to do and waits."""
+        self._core_watch.rest()
+
     def is_reading(self, job: Job) -> bool:
         """Whether the batch under way reads this job's prompt. Callable from any thread."""
         return job.number in self._reading

@@ -47,6 +47,7 @@ def test_the_watch_looks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores.time, "monotonic", lambda: clock[0])
     readings = iter([START, after(1.0, own=1.0)])
     watch = CoreWatch(64, lambda: next(readings))
+    assert watch.threads() == 64
     assert watch.threads() is None
     clock[0] = 100.6
     assert watch.threads() == max((os.cpu_count() or 1) - 1, 1)
@@ -54,14 +55,19 @@ def test_the_watch_looks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_others_did_while_the_engine_was_idle_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [160.0]
+    clock = [100.0]
     monkeypatch.setattr(cores.time, "monotonic", lambda: clock[0])
     readings = iter([START, after(60.0, own=0.0, wall_s=60.0)])
-    assert CoreWatch(2, lambda: next(readings)).threads() == 2
+    watch = CoreWatch(2, lambda: next(readings))
+    assert watch.threads() == 2
+    watch.rest()
+    clock[0] = 160.0
+    assert watch.threads() == 2
 
 
-def test_where_nobody_can_tell_nothing_changes() -> None:
-    assert CoreWatch(2, lambda: None).threads() is None
+def test_where_nobody_can_tell_all_threads_compute() -> None:
+    watch = CoreWatch(2, lambda: None)
+    assert {watch.threads() for _ in range(3)} == {2}
 
 
 def test_a_busy_program_is_seen() -> None:
