@@ -75,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare_on(model: Path, binary: Path, options: argparse.Namespace) -> None:
     """All wanted scenarios on one model; prints the table and writes the result files."""
-    # Here, so that everything else works without matplotlib, which only this target installs.
-    from bench.plot import draw  # noqa: PLC0415
-
     machine = facts(binary, options.threads or usable_cores())
     wanted = [scenario for scenario in SCENARIOS if scenario.name in (options.scenario or NAMES)]
     with tempfile.TemporaryDirectory() as folder:
         stage = new_stage(model, binary, options, Path(folder))
+        # Here, before the long work, so that all else goes without matplotlib, which only `make bench` installs.
+        from bench.plot import draw  # noqa: PLC0415
+
         results = [run(scenario, repeating(stage, scenario, options)) for scenario in wanted]
     print(f"\n{model.stem}" + "".join(f"\n  {name}: {fact}" for name, fact in machine.items()))
     print(f"\n{report.table(results)}")

@@ -1,6 +1,7 @@
 """Which models there are: names as Ollama writes them, and the GGUF files behind them."""
 
 import datetime
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ class Entry:
     settings: ModelSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Installed:
     """A configured model whose file is there and is a GGUF."""
 
@@ -107,9 +108,9 @@ class Installed:
         """The chat template's source."""
         return self.header.chat_template or CHATML
 
-    @property
+    @functools.cached_property
     def capabilities(self) -> tuple[str, ...]:
-        """What the model can do, in Ollama's words."""
+        """What the model can do, in Ollama's words. Found once: it takes a look at the whole vocabulary."""
         if self.header.pooling_type:
             return ("embedding",)
         found = {
@@ -135,7 +136,7 @@ class Catalogue:
             Entry(role, ModelName.parse(model.name), model)
             for role, model in ((Role.GENERATOR, settings.generator), (Role.HELPER, settings.helper))
         )
-        self._seen: dict[Path, tuple[_FileState, GgufHeader, str]] = {}
+        self._seen: dict[Role, tuple[_FileState, Installed]] = {}
 
     def find(self, name: str) -> Entry:
         """The model that a client's ``name`` means.
@@ -167,12 +168,13 @@ class Catalogue:
             read_header(path)  # says what is wrong with the file, better than the OSError does
             raise
         state = _FileState(status.st_mtime_ns, status.st_size)
-        seen = self._seen.get(path)
+        seen = self._seen.get(entry.role)
         if seen is None or seen[0] != state:
             header = read_header(path)
-            seen = self._seen[path] = (state, header, _fingerprint(path, header))
-        modified_at = datetime.datetime.fromtimestamp(status.st_mtime).astimezone()
-        return Installed(entry, seen[1], seen[2], modified_at)
+            modified_at = datetime.datetime.fromtimestamp(status.st_mtime).astimezone()
+            installed = Installed(entry, header, _fingerprint(path, header), modified_at)
+            seen = self._seen[entry.role] = (state, installed)
+        return seen[1]
 
     def installed(self) -> tuple[Installed, ...]:
         """All models whose files can be read, the newest first."""

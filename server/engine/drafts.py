@@ -51,9 +51,9 @@ def guess(tokens: Tokens, most: int) -> Guess:
 
     Of several earlier places the one with the longest match counts. The longer it is, the longer the guess.
     """
-    view = np.frombuffer(tokens, np.int32)
-    if most <= 0 or len(view) <= SHORTEST_MATCH:
+    if most <= 0 or not _may_repeat(tokens):
         return NOTHING
+    view = np.frombuffer(tokens, np.int32)
     ends = _earlier_ends(view)
     best, length = 0, 0
     for end in ends[: -_PLACES - 1 : -1].tolist():
@@ -74,12 +74,20 @@ def best_length(most: int, chance: float, streams: int, cost: StepCost, spendabl
     best, best_speed = 0, streams / alone_s * _LEAST_GAIN if alone_s else 0.0
     for length in sorted({*(size for size in _SIZES if size < most), most}):
         step_s = cost.of(streams + length)
-        if length < _SIZES[0] or step_s - alone_s > spendable_s or not step_s:
+        if length < _SIZES[0] or not step_s:
             continue
+        if step_s - alone_s > spendable_s:
+            break
         right = chance * (1 - chance**length) / (1 - chance)
         if (streams + right) / step_s > best_speed:
             best, best_speed = length, (streams + right) / step_s
     return best
+
+
+def _may_repeat(tokens: Tokens) -> bool:
+    """Whether the last SHORTEST_MATCH tokens can have stood there before: one quick look at all bytes."""
+    last = tokens[-SHORTEST_MATCH:].tobytes()
+    return tokens.tobytes().find(last) < (len(tokens) - SHORTEST_MATCH) * tokens.itemsize
 
 
 def _earlier_ends(view: _Ids) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":

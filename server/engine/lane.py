@@ -64,6 +64,7 @@ class Lane:
     started_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
+    _spoken_ns: int = 0
     _text: str = ""
     _scores: list[TokenScore] = field(default_factory=list)
     _decoder: codecs.IncrementalDecoder = field(
@@ -148,11 +149,12 @@ class Lane:
         self._text += self._stops.feed(self._decoder.decode(piece))
         return self._stops.stopped
 
-    def speak(self) -> None:
-        """Hand out the text that has come together."""
-        if self._text:
+    def speak(self, *, pause_ns: int = 0) -> None:
+        """Hand out the text that has come together, unless the last was less than ``pause_ns`` ago."""
+        now = time.monotonic_ns()
+        if self._text and now - self._spoken_ns >= pause_ns:
             delta = TextDelta(self._text, tuple(self._scores))
-            self._text, self._scores = "", []
+            self._text, self._scores, self._spoken_ns = "", [], now
             self.job.sink(delta)
 
     def room(self) -> int:

@@ -2,7 +2,7 @@
 
 import itertools
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -85,6 +85,11 @@ class PrefixCache:
     def kept_tokens(self) -> int:
         """Sum of the tokens of all finished conversations, shared ones counted for each."""
         return sum(len(held.tokens) for held in self._kept.values())
+
+    def cells_beside(self, running: Sequence[Tokens]) -> int:
+        """Cells that are in use only because something is kept."""
+        together = (*running, *(held.tokens for held in self._kept.values()))
+        return distinct_tokens(together) - distinct_tokens(running)
 
     @property
     def kept_sequences(self) -> int:

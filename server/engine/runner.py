@@ -23,8 +23,11 @@ logger = logging.getLogger(__name__)
 LEAST_PIECE_TOKENS = 32
 """Smaller pieces of a prompt cost more than they save."""
 
-_NEARLY_SURE = 0.99
-"""If not even such a guess pays, none is looked for."""
+SPEAKING_PAUSE_NS = 25_000_000
+"""An answer's text is handed out no more often: each time costs the model 1 ms where cores are few."""
+
+STEPS_TO_LIGHTEN = 16
+"""So often it is looked whether kept conversations slow the running ones down."""
 
 
 class Runner:
@@ -121,7 +124,7 @@ class Runner:
         shares = self._share_out()
         if shares:
             return ended + self._decode(shares)
-        self._speak()
+        self._speak(pause_ns=0)
         if not self._running and self.cells.untidy:
             self.cells.tidy()
         return ended
@@ -177,6 +180,7 @@ class Runner:
         needed = min(chats - (self._slots - len(self._running)), len(in_the_way))
         for lane in in_the_way[len(in_the_way) - max(needed, 0) :]:
             del self._running[lane.job.number]
+            lane.speak()
             self.cells.leave(lane)
             self._waiting.append(lane)
 
@@ -229,10 +233,9 @@ class Runner:
             lane.guess = self._worthwhile_guess(lane, min(fair_part, lane.room() - 1), len(streams))
 
     def _worthwhile_guess(self, lane: Lane, most: int, streams: int) -> list[int]:
-        budget = lane.budget
-        if best_length(most, _NEARLY_SURE, streams, self._cost, budget.spendable_s) == 0:
+        found, budget = guess(lane.tokens, most), lane.budget
+        if not found.tokens:
             return []
-        found = guess(lane.tokens, most)
         chance = budget.chance(found.matched)
         length = best_length(len(found.tokens), chance, streams, self._cost, budget.spendable_s)
         return found.tokens[:length]
@@ -249,7 +252,7 @@ class Runner:
         rows_of_streams = [share.tokens for share, lane in zip(shares, lanes, strict=True) if lane.generating]
         self._reading = frozenset(lane.job.number for lane in lanes if not lane.generating)
         rows = self._fill(shares)
-        self._speak()
+        self._speak(pause_ns=0 if self._reading else SPEAKING_PAUSE_NS)
         result = self._context.decode(self._batch)
         self._reading = frozenset()
         if result is DecodeResult.NO_ROOM:
@@ -260,16 +263,18 @@ class Runner:
                 self.cells.cut_back(lane)
             return 0
         self.figures.steps += 1
+        if self.figures.steps % STEPS_TO_LIGHTEN == 0:
+            self.cells.lighten(lanes)
         guesses = {lane: len(lane.guess) for lane in lanes if lane.guess}
         ended = sum(self._take_in(self._running[share.job], share, rows[share.job]) for share in shares)
         self._learn(sum(rows_of_streams), guesses, time.perf_counter() - started)
         return ended
 
-    def _speak(self) -> None:
-        """Hand out the text of the step before: whoever hears it has the interpreter for himself while
+    def _speak(self, pause_ns: int) -> None:
+        """Hand out the text of the steps before: whoever hears it has the interpreter for himself while
         the model computes."""
         for lane in self._running.values():
-            lane.speak()
+            lane.speak(pause_ns=pause_ns)
 
     def _fill(self, shares: Sequence[Share]) -> dict[int, int]:
         """Put the shares into the batch; returns each job's last row."""
@@ -380,6 +385,7 @@ class Runner:
     def _send_back(self, lane: Lane) -> None:
         del self._running[lane.job.number]
         self.figures.sent_back += 1
+        lane.speak()
         self.cells.clear(lane)
         lane.guess = []
         self._waiting.insert(0, lane)

@@ -73,7 +73,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
         InvalidRequest: ``options.format`` is no schema.
     """
     check_fits(prompt, loaded)
-    grammar = await asyncio.to_thread(_grammar, loaded, options)
+    grammar = await _grammar(loaded, options)
     return Generation(
         prompt=prompt.tokens,
         sampling=options.sampling,
@@ -87,7 +87,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
 
 async def check_format(loaded: Loaded, options: RunOptions) -> None:
     """Raise InvalidRequest if ``options.format`` is no schema, while a status can still say so."""
-    await asyncio.to_thread(_grammar, loaded, options)
+    await _grammar(loaded, options)
 
 
 def fits(prompt: Prompt, loaded: Loaded) -> bool:
@@ -154,7 +154,12 @@ def _prompt(loaded: Loaded, text: str, expected: Expected) -> Prompt:
     return Prompt(tokens, expected, model.first_message_end(tokens) if begins_with_system else 0)
 
 
-def _grammar(loaded: Loaded, options: RunOptions) -> str | None:
+async def _grammar(loaded: Loaded, options: RunOptions) -> str | None:
+    # Threads for large schemas, and none where there is nothing to do.
+    return None if options.format is None else await asyncio.to_thread(_checked_grammar, loaded, options)
+
+
+def _checked_grammar(loaded: Loaded, options: RunOptions) -> str | None:
     grammar = grammar_of(options.format)
     if grammar is not None:
         check_grammar(loaded.engine.model, grammar)
