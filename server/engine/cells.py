@@ -132,7 +132,9 @@ class Cells:
             self.tidy()
 
     def _best_match(self, lane: Lane, living: Sequence[Lane]) -> Match:
-        return self._cache.best_match(lane.tokens, (other.holding for other in living), self._reaches)
+        living_too = (other.holding for other in living)
+        to_the_end = lane.opening is not None
+        return self._cache.best_match(lane.tokens, living_too, self._reaches, to_the_end=to_the_end)
 
     def _reaches(self, sequence: int, position: int) -> bool:
         return not self._trimmable or self._context.reaches(sequence, position)

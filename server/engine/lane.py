@@ -16,6 +16,7 @@ from server.domain.generation import (
     Usage,
 )
 from server.engine.drafts import Budget
+from server.engine.library import Logits
 from server.engine.prefix import Held, Tokens, tokens_of
 from server.engine.sampling import Sampler
 from server.engine.scheduler import Candidate, LaneView
@@ -56,6 +57,8 @@ class Lane:
     accepted: int = 0
     """How many tokens of the last guess were right."""
     budget: Budget = field(default_factory=Budget)
+    opening: Logits | None = None
+    """What the model makes of the whole prompt, known before it is read."""
     borders: tuple[int, ...] = ()
     """Lengths at which what has been read is kept for others."""
     stops_at_borders: bool = False

@@ -97,16 +97,22 @@ class PrefixCache:
         return len(self._kept)
 
     def best_match(
-        self, prompt: Tokens, living: Iterable[Held], reaches: Callable[[int, int], bool] = _always
+        self,
+        prompt: Tokens,
+        living: Iterable[Held],
+        reaches: Callable[[int, int], bool] = _always,
+        *,
+        to_the_end: bool = False,
     ) -> Match:
         """The longest beginning of ``prompt`` among kept and ``living`` sequences.
 
-        At least the last token of the prompt is left to be read: its logits are needed. ``reaches`` says
-        whether a sequence can still go on behind so many of its tokens.
+        At least the last token of the prompt is left to be read, since its logits are needed, unless
+        ``to_the_end``. ``reaches`` says whether a sequence can still go on behind so many of its tokens.
         """
         best = Match()
+        most = len(prompt) - (not to_the_end)
         for held in (*self._kept.values(), *living):
-            length = min(common_prefix(prompt, held.tokens), len(prompt) - 1)
+            length = min(common_prefix(prompt, held.tokens), most)
             whole = length == len(held.tokens)
             if length > best.tokens and (self.trimmable or whole) and reaches(held.sequence, length):
                 best = Match(held.sequence, length, whole)

@@ -12,9 +12,10 @@ from server.engine.drafts import best_length, guess
 from server.engine.figures import Figures
 from server.engine.lane import Job, Lane
 from server.engine.library import Batch, Context, DecodeResult, Model
+from server.engine.openings import Openings
 from server.engine.pace import ReadingPace, StepCost
 from server.engine.prefix import distinct_tokens
-from server.engine.sampling import Sampler, penalised_tokens
+from server.engine.sampling import DecodedRow, KeptRow, Row, Sampler, penalised_tokens
 from server.engine.scheduler import Share, admit, share_batch
 from server.engine.store import StateStore
 
@@ -57,6 +58,7 @@ class Runner:
         self._core_watch = CoreWatch(context.shape.threads)
         self._cost = StepCost()
         self._pace = ReadingPace()
+        self._openings = Openings()
         self._waiting: list[Lane] = []
         self._running: dict[int, Lane] = {}
         self._must_wait_for_end = False
@@ -120,6 +122,7 @@ class Runner:
         self._adjust_threads()
         ended = self._drop_cancelled() + self._start_waiting()
         self._place_started()
+        ended += self._answer_known_prompts()
         self._guess()
         shares = self._share_out()
         if shares:
@@ -209,9 +212,20 @@ class Runner:
             if not lane.placed:
                 first_time = not lane.started_ns
                 living = [other for other in self._running.values() if other.placed]
+                lane.opening = self._openings.recall(lane.tokens) if self._trimmable else None
                 if self.cells.place(lane, living) and first_time:
                     self.figures.cached_tokens += lane.reused
                     self.figures.queue_s.see((lane.started_ns - lane.job.submitted_ns) / 1e9)
+
+    def _answer_known_prompts(self) -> int:
+        """Pick the first tokens where prompts were read before, to the last token."""
+        known = [(lane, lane.opening) for lane in self._running.values() if lane.placed]
+        ended = 0
+        for lane, opening in known:
+            lane.opening = None
+            if opening is not None and lane.held == len(lane.tokens):
+                ended += self._advance(lane, KeptRow(opening))
+        return ended
 
     def _new_sampler(self, lane: Lane) -> Sampler:
         generation = lane.job.generation
@@ -296,7 +310,12 @@ class Runner:
         lane.held += share.tokens
         self.figures.read_tokens += share.tokens
         self.cells.passed_borders(lane, before)
-        return lane.held == len(lane.tokens) and self._advance(lane, last_row)
+        if lane.held < len(lane.tokens):
+            return False
+        row = DecodedRow(self._context, last_row)
+        if self._trimmable and not lane.generated_tokens:
+            self._openings.remember(lane.tokens, row.logits())
+        return self._advance(lane, row)
 
     def _verify(self, lane: Lane, first_row: int) -> bool:
         """Take tokens as long as the model picks what was guessed, and the one that it picks instead."""
@@ -304,7 +323,7 @@ class Runner:
         accepted, ended = 0, False
         for row, expected in enumerate([*guessed, None], first_row):
             lane.held += 1
-            ended = self._advance(lane, row)
+            ended = self._advance(lane, DecodedRow(self._context, row))
             if ended or lane.tokens[-1] != expected:
                 break
             accepted += 1
@@ -315,11 +334,11 @@ class Runner:
         self.figures.accepted_tokens += accepted
         return ended
 
-    def _advance(self, lane: Lane, row: int) -> bool:
+    def _advance(self, lane: Lane, row: Row) -> bool:
         """Pick the lane's next token; True when that was its end."""
         if lane.room() <= 0:
             return self._finish(lane, FinishReason.LENGTH)
-        token = lane.sampler.pick(self._context, row) if lane.sampler else None
+        token = lane.sampler.pick(row) if lane.sampler else None
         if token is None or self._model.ends_generation(token):
             return self._finish(lane, FinishReason.STOP)
         self._note(lane, token, row)
@@ -329,9 +348,9 @@ class Runner:
             return self._finish(lane, FinishReason.LENGTH)
         return False
 
-    def _note(self, lane: Lane, token: int, row: int) -> None:
+    def _note(self, lane: Lane, token: int, row: Row) -> None:
         """Append a picked token and count it."""
-        score = lane.sampler.score(self._context, row, token) if lane.sampler else None
+        score = lane.sampler.score(row, token) if lane.sampler else None
         gap_s = lane.take(token, score)
         self.figures.generated_tokens += 1
         if gap_s is None:

@@ -2,7 +2,8 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as native
 import numpy as np
@@ -10,6 +11,49 @@ import numpy as np
 from server.domain.errors import InvalidRequest
 from server.domain.generation import Generation, Sampling, TokenScore
 from server.engine.library import CandidateTable, Context, Logits, Model
+
+
+class Row(Protocol):
+    """The logits that the model gives for what comes next."""
+
+    def logits(self) -> Logits:
+        """One for each token."""
+
+    def sample(self, chain: Any) -> int:
+        """Let ``chain`` pick a token and take note of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedRow:
+    """A row of the batch decoded last. ``logits`` are valid until the next one."""
+
+    context: Context
+    number: int
+
+    def logits(self) -> Logits:
+        """See :class:`Row`."""
+        return self.context.logits(self.number)
+
+    def sample(self, chain: Any) -> int:
+        """See :class:`Row`."""
+        return self.context.sample(chain, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRow:
+    """Logits of an earlier batch."""
+
+    kept: Logits
+
+    def logits(self) -> Logits:
+        """See :class:`Row`."""
+        return self.kept
+
+    def sample(self, chain: Any) -> int:
+        """See :class:`Row`."""
+        token, _ = CandidateTable(len(self.kept)).fill(self.kept).run([chain])
+        native.llama_sampler_accept(chain, token)
+        return token
 
 
 class Sampler:
@@ -31,21 +75,21 @@ class Sampler:
         for token in prompt:
             native.llama_sampler_accept(self._chain, token)
 
-    def pick(self, context: Context, row: int) -> int | None:
-        """The next token after a batch row; None when the grammar leaves nothing to say."""
+    def pick(self, row: Row) -> int | None:
+        """The next token; None when the grammar leaves nothing to say."""
         if self._plain_greedy:
-            return int(context.logits(row).argmax())
+            return int(row.logits().argmax())
         if self._candidates is None:
-            return context.sample(self._chain, row)
+            return row.sample(self._chain)
         if self._awaited:
-            return self._watch(context.sample(self._chain, row))
-        return self._pick_within_grammar(self._candidates, context.logits(row))
+            return self._watch(row.sample(self._chain))
+        return self._pick_within_grammar(self._candidates, row.logits())
 
-    def score(self, context: Context, row: int, token: int) -> TokenScore | None:
-        """How probable the picked ``token`` of a batch row was, if the generation asks for that."""
+    def score(self, row: Row, token: int) -> TokenScore | None:
+        """How probable the picked ``token`` was, if the generation asks for that."""
         if self._alternatives is None:
             return None
-        return score(self._model, context.logits(row), token, self._alternatives)
+        return score(self._model, row.logits(), token, self._alternatives)
 
     def close(self) -> None:
         """Free the native samplers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.domain.generation import Sampling
+from server.engine.cells import LIGHT_TOKENS
 from server.engine.engine import Engine, EngineSpec
 from server.engine.library import Library
 from tests.engine.comparing import first_difference
@@ -291,3 +292,17 @@ def test_loading_reports_how_far_it_is(library: Library, embedded_model: Path) -
     assert parts == sorted(parts)
     assert parts[-1] == 1.0
     assert len(parts) > 2
+
+
+def test_kept_conversations_make_way_for_those_that_run(load: LOADS) -> None:
+    engine = load(8192, host_cache_bytes=256 * MIB)
+    kept = [story(f"conversation {number}", 600) for number in range(6)]
+    lengths = [ask(engine, prompt, 2).finished().usage.prompt_tokens for prompt in kept]
+    assert sum(lengths) > 3 * LIGHT_TOKENS, "nothing was tested"
+    ask(engine, story("another"), 120).finished()
+    wait_until_idle(engine)
+    assert held_in_native_cache(engine) < sum(lengths) / 2
+    assert engine.tiers.ram_bytes > 0, "long ones are not lost"
+    answer = ask(engine, kept[0] + " and next", 2)
+    assert cached(answer) >= lengths[0] - 1
+    assert engine.figures.restored_tokens >= lengths[0] - 1
