@@ -79,7 +79,7 @@ def compare_on(model: Path, binary: Path, options: argparse.Namespace) -> None:
     wanted = [scenario for scenario in SCENARIOS if scenario.name in (options.scenario or NAMES)]
     with tempfile.TemporaryDirectory() as folder:
         stage = new_stage(model, binary, options, Path(folder))
-        # Here, before the long work, so that all else goes without matplotlib, which only `make bench` installs.
+        # Here, before the long work: all else goes without matplotlib, which only `make bench` installs.
         from bench.plot import draw  # noqa: PLC0415
 
         results = [run(scenario, repeating(stage, scenario, options)) for scenario in wanted]

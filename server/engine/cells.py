@@ -11,7 +11,7 @@ from server.engine.store import StateStore, Stored
 WORTH_KEEPING_TOKENS = 256
 """What is shorter is read again as soon as it would be moved."""
 
-LIGHT_TOKENS = 1024
+LIGHT_TOKENS = 512
 """So many kept cells slow nobody down."""
 
 WORTH_WAITING_TOKENS = 64
@@ -80,28 +80,33 @@ class Cells:
             self._free(lane.sequence)
             lane.sequence, lane.held = NOWHERE, 0
 
-    def evict(self, sparing: int | None = None) -> Held | None:
-        """Free the cells of what was used longest ago; None if nothing is kept."""
-        evicted = self._cache.evict(sparing)
-        if evicted is None:
-            return None
+    def evict(self, sparing: int | None = None) -> bool:
+        """Free the cells of what was used longest ago; False if nothing is kept."""
+        oldest = self._cache.oldest(sparing)
+        if oldest is None:
+            return False
+        self._cache.give_up(oldest)
         self._figures.evictions += 1
-        self._move_out(evicted)
-        self._context.cut(evicted.sequence, 0)
-        return evicted
+        self._move_out(oldest)
+        self._context.cut(oldest.sequence, 0)
+        return True
 
-    def lighten(self, living: Sequence[Lane]) -> None:
-        """Give up kept conversations while they take more cells than the ``living`` ones.
+    def lighten(self, living: Sequence[Lane], *, most_copies: int) -> None:
+        """Give up kept conversations while they take many cells beside the ``living`` ones.
 
         The model looks at each cell up to the last one in use, if only to see that it is not meant: 4,000
-        kept cells cost a small model a fifth of its speed. At most one is copied at a time: that costs, too.
+        kept cells cost a small model a fifth of its speed. Long conversations are copied to host memory,
+        which takes time as well, so no more than ``most_copies`` of them.
         """
         running = [lane.tokens for lane in living]
-        allowed = max(distinct_tokens(running), LIGHT_TOKENS)
+        allowed = max(distinct_tokens(running) // 4, LIGHT_TOKENS)
         while self._trimmable and self._cache.cells_beside(running) > allowed:
-            evicted = self.evict()
-            if evicted is None or len(evicted.tokens) >= WORTH_KEEPING_TOKENS:
+            oldest = self._cache.oldest()
+            copies = oldest is not None and len(oldest.tokens) >= WORTH_KEEPING_TOKENS
+            if copies and not most_copies:
                 break
+            most_copies -= copies
+            self.evict()
 
     def evict_all(self) -> None:
         """Move everything kept to host memory, because the context goes away."""

@@ -87,9 +87,11 @@ class PrefixCache:
         return sum(len(held.tokens) for held in self._kept.values())
 
     def cells_beside(self, running: Sequence[Tokens]) -> int:
-        """Cells that are in use only because something is kept."""
-        together = (*running, *(held.tokens for held in self._kept.values()))
-        return distinct_tokens(together) - distinct_tokens(running)
+        """Cells that are in use only because something is kept that is not pinned."""
+        needed = [*running, *(held.tokens for held in self._kept.values() if held.pinned)]
+        return distinct_tokens([*needed, *(held.tokens for held in self._kept.values())]) - distinct_tokens(
+            needed
+        )
 
     @property
     def kept_sequences(self) -> int:
@@ -179,14 +181,14 @@ class PrefixCache:
             self._clock += 1
             self._kept[sequence].used = self._clock
 
-    def evict(self, sparing: int | None = None) -> Held | None:
-        """Give up what was used longest ago, the pinned ones last; None if there is nothing."""
+    def oldest(self, sparing: int | None = None) -> Held | None:
+        """What was used longest ago, the pinned ones last; None if there is nothing."""
         candidates = [held for held in self._kept.values() if held.sequence != sparing]
-        if not candidates:
-            return None
-        oldest = min(candidates, key=lambda held: (held.pinned, held.used))
-        self._release(oldest.sequence)
-        return oldest
+        return min(candidates, key=lambda held: (held.pinned, held.used), default=None)
+
+    def give_up(self, held: Held) -> None:
+        """Forget what a kept sequence holds; its number is free again."""
+        self._release(held.sequence)
 
     def _release(self, sequence: int) -> None:
         del self._kept[sequence]

@@ -30,6 +30,9 @@ SPEAKING_PAUSE_NS = 25_000_000
 STEPS_TO_LIGHTEN = 16
 """So often it is looked whether kept conversations slow the running ones down."""
 
+LONG_READING_TOKENS = 256
+"""Before so much is read, it pays to copy several at once."""
+
 
 class Runner:
     """All generations of one context: waiting, running, and finished ones kept for their prefix.
@@ -208,14 +211,20 @@ class Runner:
         return tuple(sorted(border for border in borders if border >= WORTH_KEEPING_TOKENS))
 
     def _place_started(self) -> None:
-        for lane in self._running.values():
-            if not lane.placed:
-                first_time = not lane.started_ns
-                living = [other for other in self._running.values() if other.placed]
-                lane.opening = self._openings.recall(lane.tokens) if self._trimmable else None
-                if self.cells.place(lane, living) and first_time:
-                    self.figures.cached_tokens += lane.reused
-                    self.figures.queue_s.see((lane.started_ns - lane.job.submitted_ns) / 1e9)
+        for lane in [lane for lane in self._running.values() if not lane.placed]:
+            self._place(lane, first_time=not lane.started_ns)
+
+    def _place(self, lane: Lane, *, first_time: bool) -> None:
+        """Give a lane its place in the KV cache, unless it has to wait for one that reads its beginning."""
+        living = [other for other in self._running.values() if other.placed]
+        lane.opening = self._openings.recall(lane.tokens) if self._trimmable else None
+        if not self.cells.place(lane, living):
+            return
+        reads_much = len(lane.tokens) - lane.held >= LONG_READING_TOKENS
+        self.cells.lighten([*living, lane], most_copies=self._context.shape.sequences if reads_much else 0)
+        if first_time:
+            self.figures.cached_tokens += lane.reused
+            self.figures.queue_s.see((lane.started_ns - lane.job.submitted_ns) / 1e9)
 
     def _answer_known_prompts(self) -> int:
         """Pick the first tokens where prompts were read before, to the last token."""
@@ -278,7 +287,7 @@ class Runner:
             return 0
         self.figures.steps += 1
         if self.figures.steps % STEPS_TO_LIGHTEN == 0:
-            self.cells.lighten(lanes)
+            self.cells.lighten(lanes, most_copies=1)
         guesses = {lane: len(lane.guess) for lane in lanes if lane.guess}
         ended = sum(self._take_in(self._running[share.job], share, rows[share.job]) for share in shares)
         self._learn(sum(rows_of_streams), guesses, time.perf_counter() - started)

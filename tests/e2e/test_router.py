@@ -19,12 +19,26 @@ def short_summaries(
     embedded_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
     """The default thresholds; short summaries, so that the tests take seconds on two cores."""
-    config = tmp_path_factory.mktemp("router") / "config.toml"
-    router = {"summary_chars_max": 120, "helper_timeout_s": 900.0}
-    config.write_text(embedded_config(embedded_model, router=router))
-    running = RunningServer(config)
+    running = start(embedded_model, tmp_path_factory.mktemp("router"))
     yield running
     running.kill()
+
+
+@pytest.fixture(scope="module")
+def low_thresholds(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """What is a middling chat by default is a large one here, with pieces as much smaller."""
+    folder = tmp_path_factory.mktemp("low")
+    router = {"strategy_a_max": 600, "strategy_b_max": 2000, "chunk_tokens": 1000}
+    running = start(embedded_model, folder, **router)
+    yield running
+    running.kill()
+
+
+def start(model: Path, folder: Path, **router: Any) -> RunningServer:
+    config = folder / "config.toml"
+    router = {"summary_chars_max": 120, "helper_timeout_s": 900.0, **router}
+    config.write_text(embedded_config(model, router=router))
+    return RunningServer(config)
 
 
 def ask(
@@ -71,16 +85,25 @@ def test_a_middling_chat_is_shortened_in_one_pass(short_summaries: RunningServer
 
 
 @pytest.mark.parametrize("make", [pytest.param(as_several_messages, marks=pytest.mark.slow), as_one_message])
+def test_a_chat_above_the_upper_threshold_is_map_reduced(low_thresholds: RunningServer, make: Any) -> None:
+    check_map_reduced(low_thresholds, make(MIDDLE), MIDDLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [as_several_messages, as_one_message])
 def test_a_large_chat_is_map_reduced(short_summaries: RunningServer, make: Any) -> None:
-    before = len(short_summaries.log)
-    messages = make(LARGE)
-    lines, headers = ask(short_summaries, messages, stream=True)
+    check_map_reduced(short_summaries, make(LARGE), LARGE)
+
+
+def check_map_reduced(server: RunningServer, messages: list[dict[str, Any]], estimated_tokens: int) -> None:
+    before = len(server.log)
+    lines, headers = ask(server, messages, stream=True)
     done = lines[-1]["llm_optimizer"]
     assert (headers["X-LLM-Optimizer-Strategy"], done["strategy"]) == ("C", "C")
     assert done["summaries"] > 1
-    assert done["tokens_sent"] < done["tokens_received"] / 4
-    logged = new_lines(short_summaries, before)
-    assert logged[0] == f"/api/chat: map-reduce pipeline C ({LARGE} tokens)"
+    assert done["tokens_sent"] < done["tokens_received"] / 3
+    logged = new_lines(server, before)
+    assert logged[0] == f"/api/chat: map-reduce pipeline C ({estimated_tokens} tokens)"
     sent = 2 if len(messages) > 1 else 1
     assert logged[1] == f"map-reduce {len(messages)} → {sent} msgs, {done['summaries']} summaries"
 

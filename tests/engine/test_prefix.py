@@ -10,8 +10,11 @@ SOME = st.lists(st.integers(0, 2), min_size=1, max_size=7)
 
 
 def evicted(cache: PrefixCache, sparing: int | None = None) -> int | None:
-    held = cache.evict(sparing)
-    return held.sequence if held else None
+    oldest = cache.oldest(sparing)
+    if oldest is None:
+        return None
+    cache.give_up(oldest)
+    return oldest.sequence
 
 
 def shared(left: list[int], right: list[int]) -> int:
@@ -124,7 +127,7 @@ def test_no_number_is_left() -> None:
     cache.keep(cache.take(Match()), tokens_of([1]))
     with pytest.raises(LookupError):
         cache.take(Match())
-    cache.evict()
+    evicted(cache)
     assert cache.take(Match()) == 0
 
 
@@ -253,3 +256,20 @@ TestPrefixCache = PrefixCacheMachine.TestCase
 TestPrefixCache.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestWholeOnly = WholeOnlyMachine.TestCase
 TestWholeOnly.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+
+
+def test_the_last_token_is_matched_only_where_its_logits_are_known() -> None:
+    cache = PrefixCache(2)
+    cache.keep(cache.take(Match()), tokens_of([1, 2, 3, 4]))
+    assert cache.best_match(tokens_of([1, 2, 3]), []).tokens == 2
+    assert cache.best_match(tokens_of([1, 2, 3]), [], to_the_end=True).tokens == 3
+
+
+def test_cells_beside_are_those_that_nobody_else_needs() -> None:
+    cache = PrefixCache(4)
+    assert cache.cells_beside([tokens_of([1, 2])]) == 0
+    cache.keep(cache.take(Match()), tokens_of([1, 2, 3, 4]))
+    cache.keep(cache.take(Match()), tokens_of([9, 9, 9]), pinned=True)
+    assert cache.cells_beside([tokens_of([1, 2, 5, 6])]) == 2
+    assert cache.cells_beside([]) == 4
+    assert cache.cells_beside([tokens_of([1, 2, 3, 4, 5])]) == 0
