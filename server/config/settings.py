@@ -165,7 +165,7 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         "are being generated: the prompt is read in pieces of about this length.",
     )
     draft: int = Field(
-        default=24,
+        default=63,
         strict=True,
         ge=0,
         le=64,

@@ -18,15 +18,18 @@ SHORTEST_MATCH = 3
 
 _Ids: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int32]]"
 
-_LONGEST_MATCH = 32
+_LONGEST_MATCH = 48
 _PLACES = 4
 """How many earlier places are looked at, the last ones first."""
 
-_OVERHEAD = 0.015
+_OVERHEAD = 0.01
 """Share of its time that a generation may lose to guesses that were wrong."""
 
-_OVERDRAFT_TOKENS = 1.5
-_SAVINGS_TOKENS = 8.0
+_MATCH_PER_TOKEN = 4
+"""For so many tokens that stood before in the same order, a step may take one token's time longer."""
+
+_LARGEST_OVERDRAFT_TOKENS = 4.0
+_SAVINGS_TOKENS = 32.0
 _LEAST_GAIN = 1.05
 _SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 _TRUST = 4.0
@@ -68,20 +71,23 @@ def best_length(most: int, chance: float, streams: int, cost: StepCost, spendabl
     """How many tokens to guess, at most ``most``, for the most tokens a second; 0 where none pays.
 
     Each is right with ``chance`` if the ones before it are. Beside it ``streams`` answers get their token
-    in the same step. ``spendable_s`` is what the step may take longer.
+    in the same step. ``spendable_s`` is what the step may take longer: where a long guess would pay, but
+    is too dear yet, a shorter one earns what it takes.
     """
     alone_s = cost.of(streams)
-    best, best_speed = 0, streams / alone_s * _LEAST_GAIN if alone_s else 0.0
-    for length in sorted({*(size for size in _SIZES if size < most), most}):
+    if spendable_s <= 0 or not alone_s:
+        return 0
+    best, best_speed, affordable = 0, streams / alone_s * _LEAST_GAIN, 0
+    for length in sorted({*(size for size in _SIZES if size < most), max(most, 0)}):
         step_s = cost.of(streams + length)
-        if length < _SIZES[0] or not step_s:
+        if length < _SIZES[0]:
             continue
-        if step_s - alone_s > spendable_s:
-            break
+        if step_s - alone_s <= spendable_s:
+            affordable = length
         right = chance * (1 - chance**length) / (1 - chance)
         if (streams + right) / step_s > best_speed:
             best, best_speed = length, (streams + right) / step_s
-    return best
+    return min(best, affordable)
 
 
 def _may_repeat(tokens: Tokens) -> bool:
@@ -124,10 +130,13 @@ class Budget:
         self._token_s = token_s
         self._add(_OVERHEAD * token_s)
 
-    @property
-    def spendable_s(self) -> float:
-        """How much longer a step may take, if all that is guessed should turn out wrong."""
-        return self.balance_s + _OVERDRAFT_TOKENS * self._token_s
+    def spendable_s(self, matched: int) -> float:
+        """How much longer a step may take, if all that is guessed should turn out wrong.
+
+        The longer the match, the less likely that is, so the more may be borrowed.
+        """
+        borrowed = min(matched / _MATCH_PER_TOKEN, _LARGEST_OVERDRAFT_TOKENS)
+        return self.balance_s + borrowed * self._token_s
 
     def chance(self, matched: int) -> float:
         """How likely a guessed token is right, by the length of the match and the record so far."""
@@ -136,10 +145,17 @@ class Budget:
 
     def settle(self, guessed: int, right: int, extra_s: float) -> None:
         """``right`` of ``guessed`` tokens were right, for which the step took ``extra_s`` longer."""
-        self._guessed = _FADING * self._guessed + guessed
-        # Behind the first wrong one, nothing is known of the others.
-        self._right = _FADING * self._right + right
+        self._record(guessed, right)
         self._add(right * self._token_s - extra_s)
+
+    def watch(self, *, right: bool) -> None:
+        """The next token was guessed, but the model was not asked; now it is known whether it was ``right``."""
+        self._record(1, int(right))
+
+    def _record(self, guessed: int, right: int) -> None:
+        # Behind the first wrong one, nothing is known of the others.
+        self._guessed = _FADING * self._guessed + guessed
+        self._right = _FADING * self._right + right
 
     def _add(self, seconds: float) -> None:
         self.balance_s = min(self.balance_s + seconds, _SAVINGS_TOKENS * self._token_s)

@@ -79,7 +79,7 @@ class EngineSpec:
     queue: int = 64
     batch_tokens: int = 512
     stall_s: float = 0.25
-    draft_tokens: int = 24
+    draft_tokens: int = 63
     digest: str = ""
     host_cache_bytes: int = 0
     cache_dir: Path | None = None

@@ -54,6 +54,8 @@ class Lane:
     held: int = 0
     reused: int = 0
     guess: list[int] = field(default_factory=list)
+    expected: int | None = None
+    """The token that would be guessed next, where guessing does not pay."""
     accepted: int = 0
     """How many tokens of the last guess were right."""
     budget: Budget = field(default_factory=Budget)
@@ -139,6 +141,9 @@ class Lane:
 
     def take(self, token: int, score: TokenScore | None) -> float | None:
         """Append a picked token; returns the seconds since the one before, if there was one."""
+        if self.expected is not None:
+            self.budget.watch(right=token == self.expected)
+            self.expected = None
         now, before = time.monotonic_ns(), self.last_token_ns
         self.first_token_ns = self.first_token_ns or now
         self.last_token_ns = now

@@ -260,7 +260,9 @@ class Runner:
         if not found.tokens:
             return []
         chance = budget.chance(found.matched)
-        length = best_length(len(found.tokens), chance, streams, self._cost, budget.spendable_s)
+        spendable_s = budget.spendable_s(found.matched)
+        length = best_length(len(found.tokens), chance, streams, self._cost, spendable_s)
+        lane.expected = None if length else found.tokens[0]
         return found.tokens[:length]
 
     def _share_out(self) -> tuple[Share, ...]:
