@@ -149,7 +149,7 @@ class Budget:
         self._add(right * self._token_s - extra_s)
 
     def watch(self, *, right: bool) -> None:
-        """The next token was guessed, but the model was not asked; now it is known whether it was ``right``."""
+        """The next token was guessed, but not asked for; now it is known whether it was ``right``."""
         self._record(1, int(right))
 
     def _record(self, guessed: int, right: int) -> None:
