@@ -130,7 +130,7 @@ def test_right_guesses_pay_for_longer_ones() -> None:
 
 
 def test_short_guesses_earn_what_a_long_one_takes_that_alone_pays() -> None:
-    """So it is on a processor whose attention is fast for 64 rows and slow for fewer."""
+    """So it is on a processor whose attention takes fewer than 64 rows one by one."""
     budget, cost, sizes = Budget(), StepCost(), []
     for rows, steps in {1: 1.0, 2: 1.9, 3: 2.7, 4: 3.4, 8: 6.4, 16: 12.0, 32: 20.0, 64: 21.0}.items():
         cost.see(rows, steps * STEP_S)
