@@ -56,8 +56,8 @@ def test_cached_tokens_count_as_read(client: httpx.Client) -> None:
     messages = [{"role": "user", "content": "This prompt comes twice."}]
     answer_of(chat(client, messages=messages))
     again = answer_of(chat(client, messages=messages))
-    assert again["llm_optimizer"]["tokens_cached"] > 20
-    assert again["prompt_eval_count"] > again["llm_optimizer"]["tokens_cached"]
+    # Word for word the same, so that not even the last token is read again.
+    assert again["prompt_eval_count"] == again["llm_optimizer"]["tokens_cached"] > 20
     assert again["prompt_eval_duration"] > 0
 
 
