@@ -288,11 +288,12 @@ class Runner:
                 self.cells.cut_back(lane)
             return 0
         self.figures.steps += 1
-        if self.figures.steps % STEPS_TO_LIGHTEN == 0:
-            self.cells.lighten(lanes, most_copies=1)
         guesses = {lane: len(lane.guess) for lane in lanes if lane.guess}
         ended = sum(self._take_in(self._running[share.job], share, rows[share.job]) for share in shares)
         self._learn(sum(rows_of_streams), guesses, time.perf_counter() - started)
+        # Only now: copying is no part of what a step takes.
+        if self.figures.steps % STEPS_TO_LIGHTEN == 0:
+            self.cells.lighten([lane for lane in self._running.values() if lane.placed], most_copies=1)
         return ended
 
     def _speak(self, pause_ns: int) -> None:
