@@ -10,7 +10,7 @@ from bench.stage import Plan, Reading, Skipped, Stage, pair_of_servers, take_tur
 from bench.wire import Request
 
 CONTEXT_TOKENS = 8192
-COPIED_TOKENS = 500
+COPIED_TOKENS = 1000
 WINDOW_TOKENS = 16_384
 
 GUESSING = (

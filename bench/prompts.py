@@ -1,6 +1,7 @@
 """Prompts of known lengths: listings that never end by themselves, chats with tools, a file to copy."""
 
 import json
+import queue
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -17,29 +18,15 @@ from server.engine.library import Library, Model
 PLACES = ("bay", "shelf", "dock", "rack", "cage", "belt", "yard", "crane")
 THINGS = ("bolts", "panels", "valves", "cables", "drums", "frames", "gaskets", "motors")
 TOKENS_FOR_A_TOOL = 375
-COPIED_FUNCTIONS = 38
+COPIED_LINES = 300
 VERBS = ("moved", "counted", "packed", "weighed", "checked", "scanned", "labelled", "sorted")
-
-FUNCTION_BODIES = (
-    '''    """Notes how many {thing} were {verb} at the {place}."""
-    if {thing} > {limit}:
-        raise ValueError("too many {thing} at the {place}")
-    entry = {{"{place}": {place}, "{thing}": {thing}}}
-    return save(entry)
-''',
-    """    total = 0
-    for item in {place}.items("{thing}"):
-        if item.state == "{verb}" and item.weight < {limit}:
-            total += item.weight * {thing}
-    log.info("%d {thing} {verb} on the way to the {other}", total)
-    return total
-""",
-    '''    """The first of the {thing} that nobody has {verb} yet, or None."""
-    waiting = [each for each in {thing} if not each.{verb}]
-    waiting.sort(key=lambda each: each.{place}_number)
-    return waiting[0] if len(waiting) < {limit} else None
-''',
+CHANGES = (
+    "rename self.mutex to self.lock",
+    "rename the parameter maxsize to capacity",
+    "make 100 the default of maxsize instead of 0",
+    "rename the method task_done to finish_task",
 )
+"""What to change in the standard library's queue.py: a model of 0.5B can do each of these."""
 
 
 def repeatable(seed: str) -> Random:
@@ -124,17 +111,13 @@ class Prompter:
         return Message("system", self.vocabulary.cut(rules, tokens - used)), tools
 
     def file_to_copy(self, random: Random) -> str:
-        """A chat about a Python file of some 300 lines that is to be written again with one change.
-
-        The answer has begun with the change, so that also a small model goes on with the rest of the file.
-        """
-        functions = [_function(number) for number in range(COPIED_FUNCTIONS)]
-        old, new = "part_2", f"{random.choice(VERBS)}_{random.choice(PLACES)}"
+        """A chat about a real Python file of 300 lines that is to be written again with one change."""
+        shown = "".join(Path(queue.__file__).read_text("utf-8").splitlines(keepends=True)[:COPIED_LINES])
         asked = (
-            f"Write this file again and change one thing: rename {old} to {new}. Answer with the file only."
+            f"Write this file again and change one thing: {random.choice(CHANGES)}. "
+            "Answer with the whole file only."
         )
-        shown = self.chat([Message("user", f"```python\n{''.join(functions)}```\n{asked}")])
-        return f"{shown}```python\n{''.join(functions[:3]).replace(old, new)}"
+        return self.chat([Message("user", f"```python\n{shown}```\n{asked}")])
 
 
 def _log_line(random: Random) -> list[str]:
@@ -145,14 +128,6 @@ def _log_line(random: Random) -> list[str]:
         f"{clock} worker {counts[0]} {verb} {counts[1]} {thing} from {place} to {other} {counts[2]}".split()
     )
     return [*(f"{word} " for word in words[:-1]), f"{words[-1]}\n"]
-
-
-def _function(number: int) -> str:
-    random = repeatable(f"function {number}")
-    verb, thing, place, other = (random.choice(words) for words in (VERBS, THINGS, PLACES, PLACES))
-    limit, body = random.randrange(20, 900), random.choice(FUNCTION_BODIES)
-    filled = body.format(verb=verb, thing=thing, place=place, other=other, limit=limit)
-    return f"def part_{number}({thing}, {place}):\n{filled}\n\n"
 
 
 def _rule(random: Random, number: int) -> str:

@@ -36,6 +36,7 @@ def tokens_a_second(model_file: Path) -> float:
         sequence_outputs=1,
         threads=2,
         kv_type="f16",
+        flash_attention="auto",
         on_gpu=False,
     )
     context = model.new_context(shape)

@@ -119,6 +119,12 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         description="Number format of the attention cache (KV). "
         "q8_0 takes about half of the memory of f16, and q4_0 about a quarter, at some loss of quality.",
     )
+    flash_attention: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="FlashAttention, which takes less memory; auto is on wherever llama.cpp can. "
+        "On the CPU, off makes the answer to one long chat faster, and several chats at once slower. "
+        "A kv_type other than f16 needs it.",
+    )
     threads: int = Field(
         default=0,
         strict=True,
@@ -187,6 +193,12 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         le=_MOST_TOKENS,
         description="Device memory in MiB that must stay free once the model is loaded.",
     )
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> Self:
+        if self.flash_attention == "off" and self.kv_type != "f16":
+            raise _conflict("flash_attention", 'must be "auto" or "on" with', "kv_type")
+        return self
 
     @property
     def keep_alive_s(self) -> float:

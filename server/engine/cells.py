@@ -8,11 +8,11 @@ from server.engine.library import Context
 from server.engine.prefix import Held, Match, PrefixCache, common_prefix, distinct_tokens
 from server.engine.store import StateStore, Stored
 
-WORTH_KEEPING_TOKENS = 256
-"""What is shorter is read again as soon as it would be moved."""
+WORTH_MOVING_TOKENS = 64
+"""What is shorter is read again as soon as it would be copied."""
 
-LIGHT_TOKENS = 512
-"""So many kept cells slow nobody down."""
+LIGHT_PART = 8
+"""One kept cell for so many that run slows nobody down."""
 
 WORTH_WAITING_TOKENS = 64
 """What a lane must gain to wait for another that is about to read what it begins with."""
@@ -91,21 +91,20 @@ class Cells:
         self._context.cut(oldest.sequence, 0)
         return True
 
-    def lighten(self, living: Sequence[Lane], *, most_copies: int) -> None:
-        """Give up kept conversations while they take many cells beside the ``living`` ones.
+    def lighten(self, living: Sequence[Lane], *, most_tokens: int) -> None:
+        """Move kept conversations to host memory while they take many cells beside the ``living`` ones.
 
         The model looks at each cell up to the last one in use, if only to see that it is not meant: 4,000
-        kept cells cost a small model a fifth of its speed. Long conversations are copied to host memory,
-        which takes time as well, so no more than ``most_copies`` of them.
+        kept cells cost a small model a fifth of its speed. Copying takes time as well, so no more than
+        ``most_tokens`` are copied. Nothing is given up for that: what finds no room stays.
         """
-        running = [lane.tokens for lane in living]
-        allowed = max(distinct_tokens(running) // 4, LIGHT_TOKENS)
-        while self._trimmable and self._cache.cells_beside(running) > allowed:
-            oldest = self._cache.oldest()
-            copies = oldest is not None and len(oldest.tokens) >= WORTH_KEEPING_TOKENS
-            if copies and not most_copies:
-                break
-            most_copies -= copies
+        while (held := self._in_the_way(living)) and len(held.tokens) <= most_tokens:
+            most_tokens -= len(held.tokens)
+            self.evict()
+
+    def lighten_once(self, living: Sequence[Lane]) -> None:
+        """Move one kept conversation, of any length, that is in the way of the ``living`` ones."""
+        if self._in_the_way(living):
             self.evict()
 
     def evict_all(self) -> None:
@@ -135,6 +134,17 @@ class Cells:
         """Do all of it, because the context goes away."""
         while self._unfiled:
             self.tidy()
+
+    def _in_the_way(self, living: Sequence[Lane]) -> Held | None:
+        """The kept conversation that should make way for the ``living`` ones and can without being lost."""
+        running = [lane.tokens for lane in living]
+        oldest = self._cache.oldest()
+        if not self._trimmable or oldest is None or oldest.pinned:
+            return None
+        if self._cache.cells_beside(running) <= distinct_tokens(running) // LIGHT_PART:
+            return None
+        short = len(oldest.tokens) < WORTH_MOVING_TOKENS
+        return oldest if short or self._store.has_room(self._context.state_bytes(oldest.sequence)) else None
 
     def _best_match(self, lane: Lane, living: Sequence[Lane]) -> Match:
         living_too = (other.holding for other in living)
@@ -198,7 +208,7 @@ class Cells:
             self._unfiled.append(sequence)
 
     def _move_out(self, held: Held) -> None:
-        worth_it = self._store.keeps_any and len(held.tokens) >= WORTH_KEEPING_TOKENS
+        worth_it = self._store.keeps_any and len(held.tokens) >= WORTH_MOVING_TOKENS
         if not worth_it or self._store.holds(held.tokens, lasting=held.pinned):
             return
         self._store.put(held.tokens, self._context.save(held.sequence), lasting=held.pinned)

@@ -23,15 +23,15 @@ _PLACES = 4
 """How many earlier places are looked at, the last ones first."""
 
 _OVERHEAD = 0.01
-"""Share of its time that a generation may lose to guesses that were wrong."""
+"""Share of their time that generations may lose to guesses that were wrong."""
 
 _MATCH_PER_TOKEN = 4
 """For so many tokens that stood before in the same order, a step may take one token's time longer."""
 
 _LARGEST_OVERDRAFT_TOKENS = 4.0
-_SAVINGS_TOKENS = 32.0
+_LARGEST_SAVINGS_TOKENS = 48.0
 _LEAST_GAIN = 1.05
-_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _TRUST = 4.0
 """Weight of a match's length, in guessed tokens, against the record of guesses."""
 
@@ -113,17 +113,32 @@ def _match_length(view: _Ids, end: int) -> int:
 
 
 @dataclass(slots=True)
-class Budget:
-    """What a generation may spend on guesses: what right ones have saved, and a little of its time.
+class Record:
+    """How often a generation's guesses were right. It fades, so that one that begins to repeat its prompt
+    gets another chance."""
 
-    ``balance_s`` is in seconds. The record of guesses fades, so that a generation that begins to repeat
-    its prompt gets another chance.
-    """
+    _tried: float = 0.0
+    _right: float = 0.0
+
+    def chance(self, matched: int) -> float:
+        """How likely a guessed token is right, by the length of the match and the record so far."""
+        at_first = matched / (matched + 1)
+        return (self._right + _TRUST * at_first) / (self._tried + _TRUST)
+
+    def note(self, guessed: int, right: int) -> None:
+        """The first ``right`` of ``guessed`` tokens were right."""
+        # Behind the first wrong one, nothing is known of the others.
+        self._tried = _FADING * self._tried + min(guessed, right + 1)
+        self._right = _FADING * self._right + right
+
+
+@dataclass(slots=True)
+class Savings:
+    """What an engine's generations may spend on guesses: what right ones have saved, and a little of
+    their time. ``balance_s`` is in seconds."""
 
     balance_s: float = 0.0
     _token_s: float = 0.0
-    _guessed: float = 0.0
-    _right: float = 0.0
 
     def earn(self, token_s: float) -> None:
         """A step begins, in which a token takes ``token_s`` without guesses."""
@@ -138,24 +153,9 @@ class Budget:
         borrowed = min(matched / _MATCH_PER_TOKEN, _LARGEST_OVERDRAFT_TOKENS)
         return self.balance_s + borrowed * self._token_s
 
-    def chance(self, matched: int) -> float:
-        """How likely a guessed token is right, by the length of the match and the record so far."""
-        at_first = matched / (matched + 1)
-        return (self._right + _TRUST * at_first) / (self._guessed + _TRUST)
-
-    def settle(self, guessed: int, right: int, extra_s: float) -> None:
-        """``right`` of ``guessed`` tokens were right, for which the step took ``extra_s`` longer."""
-        self._record(guessed, right)
+    def settle(self, right: int, extra_s: float) -> None:
+        """For ``right`` guessed tokens that were right, a step took ``extra_s`` longer."""
         self._add(right * self._token_s - extra_s)
 
-    def watch(self, *, right: bool) -> None:
-        """The next token was guessed, but not asked for; now it is known whether it was ``right``."""
-        self._record(1, int(right))
-
-    def _record(self, guessed: int, right: int) -> None:
-        # Behind the first wrong one, nothing is known of the others.
-        self._guessed = _FADING * self._guessed + guessed
-        self._right = _FADING * self._right + right
-
     def _add(self, seconds: float) -> None:
-        self.balance_s = min(self.balance_s + seconds, _SAVINGS_TOKENS * self._token_s)
+        self.balance_s = min(self.balance_s + seconds, _LARGEST_SAVINGS_TOKENS * self._token_s)

@@ -278,5 +278,6 @@ def _shape(spec: EngineSpec, longest_tokens: int, *, in_one_piece: bool) -> Cont
         sequence_outputs=batch_tokens,
         threads=spec.threads or usable_cores(),
         kv_type=spec.kv_type,
-        on_gpu=spec.device != "CPU" and spec.gpu_layers != 0,
+        flash_attention=spec.flash_attention,
+        on_gpu=spec.on_gpu,
     )

@@ -62,8 +62,8 @@ _Letter = _Add | _Grow | _LookAgain | _Close
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """How to load a model. ``device`` is ggml's name for it (``CPU``, ``CUDA0``);
-    ``gpu_layers`` -1 is all; ``threads`` 0 is what :func:`default_threads` finds.
+    """How to load a model. ``device`` is ggml's name for it (``CPU``, ``CUDA0``); ``gpu_layers`` -1 is all;
+    ``flash_attention`` is ``on``, ``off`` or ``auto``; ``threads`` 0 is what :func:`default_threads` finds.
 
     ``stall_s`` is how long a prompt that is being read may hold up other answers, ``draft_tokens`` how
     many may be guessed at once. ``digest`` names the file's content; states go to ``cache_dir`` under it.
@@ -74,6 +74,7 @@ class EngineSpec:
     context_tokens: int
     gpu_layers: int = -1
     kv_type: str = "f16"
+    flash_attention: str = "auto"
     threads: int = 0
     slots: int = 8
     queue: int = 64
@@ -84,6 +85,11 @@ class EngineSpec:
     host_cache_bytes: int = 0
     cache_dir: Path | None = None
     disk_cache_bytes: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.device != "CPU" and self.gpu_layers != 0
 
     @property
     def sequences(self) -> int:
@@ -277,7 +283,10 @@ class Engine:
         disk = None
         if spec.cache_dir and spec.disk_cache_bytes and spec.digest:
             # All that a state's bytes depend on. The size of the context is not among it.
-            scope = f"llama-cpp-python {self._library.version}, model {spec.digest}, KV {spec.kv_type}"
+            scope = (
+                f"llama-cpp-python {self._library.version}, model {spec.digest}, KV {spec.kv_type}, "
+                f"flash attention {spec.flash_attention}"
+            )
             disk = DiskTier(spec.cache_dir, spec.disk_cache_bytes, scope)
         return StateStore(spec.host_cache_bytes, disk, trimmable=not (model.recurrent or model.windowed))
 
@@ -335,16 +344,16 @@ class Engine:
 
     def _shape(self, context_tokens: int) -> ContextShape:
         spec = self.spec
-        on_gpu = spec.device != "CPU" and spec.gpu_layers != 0
         return ContextShape(
             context_tokens=context_tokens,
             batch_tokens=min(spec.batch_tokens, context_tokens),
             sequences=spec.sequences,
             outputs=spec.outputs,
             sequence_outputs=spec.draft_tokens + 1,
-            threads=spec.threads or default_threads(on_gpu=on_gpu),
+            threads=spec.threads or default_threads(on_gpu=spec.on_gpu),
             kv_type=spec.kv_type,
-            on_gpu=on_gpu,
+            flash_attention=spec.flash_attention,
+            on_gpu=spec.on_gpu,
         )
 
     def _end(self, runner: Runner, error: ServiceError) -> None:

@@ -15,7 +15,7 @@ from server.domain.generation import (
     TokenScore,
     Usage,
 )
-from server.engine.drafts import Budget
+from server.engine.drafts import Record
 from server.engine.library import Logits
 from server.engine.prefix import Held, Tokens, tokens_of
 from server.engine.sampling import Sampler
@@ -58,7 +58,7 @@ class Lane:
     """The token that would be guessed next, where guessing does not pay."""
     accepted: int = 0
     """How many tokens of the last guess were right."""
-    budget: Budget = field(default_factory=Budget)
+    record: Record = field(default_factory=Record)
     opening: Logits | None = None
     """What the model makes of the whole prompt, known before it is read."""
     borders: tuple[int, ...] = ()
@@ -142,7 +142,7 @@ class Lane:
     def take(self, token: int, score: TokenScore | None) -> float | None:
         """Append a picked token; returns the seconds since the one before, if there was one."""
         if self.expected is not None:
-            self.budget.watch(right=token == self.expected)
+            self.record.note(1, int(token == self.expected))
             self.expected = None
         now, before = time.monotonic_ns(), self.last_token_ns
         self.first_token_ns = self.first_token_ns or now

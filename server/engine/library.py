@@ -25,6 +25,11 @@ logger = logging.getLogger("llama.cpp")
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 
+_FLASH_ATTENTION = {
+    "auto": native.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": native.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": native.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 KV_TYPES = {"f16": native.GGML_TYPE_F16, "q8_0": native.GGML_TYPE_Q8_0, "q4_0": native.GGML_TYPE_Q4_0}
 
 
@@ -46,7 +51,8 @@ class ContextShape:
 
     ``batch_tokens`` go into one decode call, of which ``outputs`` may ask for logits, and
     ``sequence_outputs`` of one conversation; ``sequences`` of them share ``context_tokens`` cells of
-    KV cache kept as ``kv_type``; ``on_gpu`` places the cache there.
+    KV cache kept as ``kv_type``; ``on_gpu`` places the cache there. ``flash_attention`` is ``on``, ``off``
+    or ``auto``, which is llama.cpp's choice.
     """
 
     context_tokens: int
@@ -56,6 +62,7 @@ class ContextShape:
     sequence_outputs: int
     threads: int
     kv_type: str
+    flash_attention: str
     on_gpu: bool
 
 
@@ -146,6 +153,7 @@ class Library:
         params.n_outputs_max_per_seq = shape.sequence_outputs
         params.n_threads = params.n_threads_batch = shape.threads
         params.type_k = params.type_v = KV_TYPES[shape.kv_type]
+        params.flash_attn_type = _FLASH_ATTENTION[shape.flash_attention]
         params.offload_kqv = params.op_offload = shape.on_gpu
         params.kv_unified = True
         params.swa_full = True
@@ -402,9 +410,13 @@ class Context:
         first = int(native.llama_memory_seq_pos_min(self._memory, sequence))
         return not self._window_tokens or first <= max(position - self._window_tokens, 0)
 
+    def state_bytes(self, sequence: int) -> int:
+        """What :meth:`save` takes."""
+        return int(native.llama_state_seq_get_size(self.pointer, sequence))
+
     def save(self, sequence: int) -> memoryview:
         """A copy of what a sequence holds, in host memory."""
-        state = np.empty(native.llama_state_seq_get_size(self.pointer, sequence), np.uint8)
+        state = np.empty(self.state_bytes(sequence), np.uint8)
         written = native.llama_state_seq_get_data(self.pointer, _bytes_of(state), len(state), sequence)
         return state[:written].data
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from server.domain.errors import EngineFailed, RequestCancelled, ServiceError
 from server.domain.generation import FinishReason
-from server.engine.cells import WORTH_KEEPING_TOKENS, Cells
+from server.engine.cells import Cells
 from server.engine.cores import CoreWatch
-from server.engine.drafts import best_length, guess
+from server.engine.drafts import Savings, best_length, guess
 from server.engine.figures import Figures
 from server.engine.lane import Job, Lane
 from server.engine.library import Batch, Context, DecodeResult, Model
@@ -30,8 +30,11 @@ SPEAKING_PAUSE_NS = 25_000_000
 STEPS_TO_LIGHTEN = 16
 """So often it is looked whether kept conversations slow the running ones down."""
 
-LONG_READING_TOKENS = 256
-"""Before so much is read, it pays to copy several at once."""
+COPIED_TOKENS = 32
+"""So many can be copied for each that is read, and nobody notices."""
+
+WORTH_KEEPING_TOKENS = 256
+"""A shorter beginning is not kept apart from the conversation."""
 
 
 class Runner:
@@ -61,6 +64,7 @@ class Runner:
         self._core_watch = CoreWatch(context.shape.threads)
         self._cost = StepCost()
         self._pace = ReadingPace()
+        self._savings = Savings()
         self._openings = Openings()
         self._waiting: list[Lane] = []
         self._running: dict[int, Lane] = {}
@@ -220,8 +224,8 @@ class Runner:
         lane.opening = self._openings.recall(lane.tokens) if self._trimmable else None
         if not self.cells.place(lane, living):
             return
-        reads_much = len(lane.tokens) - lane.held >= LONG_READING_TOKENS
-        self.cells.lighten([*living, lane], most_copies=self._context.shape.sequences if reads_much else 0)
+        to_read = len(lane.tokens) - lane.held
+        self.cells.lighten([*living, lane], most_tokens=COPIED_TOKENS * to_read)
         if first_time:
             self.figures.cached_tokens += lane.reused
             self.figures.queue_s.see((lane.started_ns - lane.job.submitted_ns) / 1e9)
@@ -250,17 +254,19 @@ class Runner:
         if not streams or not self._draft_tokens:
             return
         fair_part = self._draft_tokens // len(streams)
-        token_s = self._cost.of(len(streams)) / len(streams)
+        alone_s, guessed = self._cost.of(len(streams)), 0
         for lane in streams:
-            lane.budget.earn(token_s)
-            lane.guess = self._worthwhile_guess(lane, min(fair_part, lane.room() - 1), len(streams))
+            self._savings.earn(alone_s / len(streams))
+            spent_s = self._cost.of(len(streams) + guessed) - alone_s
+            lane.guess = self._worthwhile_guess(lane, min(fair_part, lane.room() - 1), len(streams), spent_s)
+            guessed += len(lane.guess)
 
-    def _worthwhile_guess(self, lane: Lane, most: int, streams: int) -> list[int]:
-        found, budget = guess(lane.tokens, most), lane.budget
+    def _worthwhile_guess(self, lane: Lane, most: int, streams: int, spent_s: float) -> list[int]:
+        found = guess(lane.tokens, most)
         if not found.tokens:
             return []
-        chance = budget.chance(found.matched)
-        spendable_s = budget.spendable_s(found.matched)
+        chance = lane.record.chance(found.matched)
+        spendable_s = self._savings.spendable_s(found.matched) - spent_s
         length = best_length(len(found.tokens), chance, streams, self._cost, spendable_s)
         lane.expected = None if length else found.tokens[0]
         return found.tokens[:length]
@@ -293,7 +299,7 @@ class Runner:
         self._learn(sum(rows_of_streams), guesses, time.perf_counter() - started)
         # Only now: copying is no part of what a step takes.
         if self.figures.steps % STEPS_TO_LIGHTEN == 0:
-            self.cells.lighten([lane for lane in self._running.values() if lane.placed], most_copies=1)
+            self.cells.lighten_once([lane for lane in self._running.values() if lane.placed])
         return ended
 
     def _speak(self, pause_ns: int) -> None:
@@ -381,7 +387,8 @@ class Runner:
             self._cost.see(rows, seconds)
             extra_s = seconds - self._cost.of(rows - guessed)
         for lane, length in guesses.items():
-            lane.budget.settle(length, lane.accepted, extra_s * length / guessed)
+            lane.record.note(length, lane.accepted)
+            self._savings.settle(lane.accepted, extra_s * length / guessed)
 
     def _finish(self, lane: Lane, reason: FinishReason) -> bool:
         self._leave(lane)

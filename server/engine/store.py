@@ -128,6 +128,12 @@ class StateStore:
         with self._lock:
             return self._serving(tokens, lasting) is not None
 
+    def has_room(self, state_bytes: int) -> bool:
+        """Whether a state of this size can be kept without giving up another."""
+        with self._lock:
+            taken = sum(entry.budgeted_bytes for entry in self._entries.values())
+        return taken + state_bytes <= self._budget_bytes
+
     def put(self, tokens: Tokens, state: State, *, lasting: bool) -> None:
         """Keep a state, which nobody may change from now on, and give up others for its room.
 

@@ -303,6 +303,7 @@ def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> 
         context_tokens=placement.context_tokens,
         gpu_layers=settings.gpu_layers,
         kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
         threads=settings.threads,
         slots=settings.slots,
         queue=settings.queue,

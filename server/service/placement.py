@@ -90,13 +90,13 @@ class Placements:
             "batch_tokens": settings.batch,
             "margin_bytes": settings.memory_margin_mib * MIB,
             "output_tokens": logit_rows(settings.slots, settings.draft),
+            "flash_attention": settings.flash_attention != "off",
+            "kv_type": settings.kv_type,
         }
-        host = plan_host_memory(installed.header, kv_type=settings.kv_type, **shape)
+        host = plan_host_memory(installed.header, **shape)
         if device == "CPU":
             return Placement(device, context_tokens, host, host.total_bytes - host.margin_bytes)
-        plan = plan_memory(
-            installed.header, kv_type=settings.kv_type, gpu_layers=settings.gpu_layers, **shape
-        )
+        plan = plan_memory(installed.header, gpu_layers=settings.gpu_layers, **shape)
         return Placement(device, context_tokens, plan, max(host.weights_bytes - plan.weights_bytes, 0))
 
     def _refuse(self, installed: Installed, plan: MemoryPlan) -> None:

@@ -326,6 +326,15 @@ def test_tags_tell_models_apart(write: Write) -> None:
     assert load(write('generator.name = "m:7b"\nhelper.name = "m"')).helper.name == "m"
 
 
+def test_a_small_cache_type_needs_flash_attention(write: Write) -> None:
+    file = write('generator.kv_type = "q8_0"\ngenerator.flash_attention = "off"')
+    assert faults(file) == [
+        f'generator.flash_attention = "off" (from {file}): '
+        f'must be "auto" or "on" with generator.kv_type = "q8_0" (from {file})'
+    ]
+    assert load(write('generator.flash_attention = "off"')).generator.flash_attention == "off"
+
+
 # Names that are no settings
 
 

@@ -26,6 +26,7 @@ def context(model: Model) -> Iterator[Context]:
         sequence_outputs=1,
         threads=2,
         kv_type="f16",
+        flash_attention="auto",
         on_gpu=False,
     )
     made = model.new_context(shape)

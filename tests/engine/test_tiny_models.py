@@ -48,6 +48,7 @@ class Oracle:
             sequence_outputs=1,
             threads=2,
             kv_type="f16",
+            flash_attention="auto",
             on_gpu=False,
         )
         self.model = model

@@ -1,5 +1,6 @@
 """A model against the device that it is meant for, without a card: ggml's and NVML's words are given."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,14 +47,26 @@ class GivenNvml:
         )
 
 
+Install = Callable[..., Installed]
+
+
 @pytest.fixture
-def installed(embedded_model: Path, tmp_path: Path) -> Installed:
-    config = tmp_path / "config.toml"
-    config.write_text(
-        embedded_config(embedded_model, generator={"device": "cuda:0"}, helper={"device": "cuda:1"})
-    )
-    catalogue = Catalogue(load_settings(config, {}, {}))
-    return catalogue.inspect(catalogue.of(Role.GENERATOR))
+def install(embedded_model: Path, tmp_path: Path) -> Install:
+    """The generator on the fast card, with these settings beside."""
+
+    def with_settings(**settings: object) -> Installed:
+        config = tmp_path / "config.toml"
+        generator = {"device": "cuda:0", **settings}
+        config.write_text(embedded_config(embedded_model, generator=generator, helper={"device": "cuda:1"}))
+        catalogue = Catalogue(load_settings(config, {}, {}))
+        return catalogue.inspect(catalogue.of(Role.GENERATOR))
+
+    return with_settings
+
+
+@pytest.fixture
+def installed(install: Install) -> Installed:
+    return install()
 
 
 def place(installed: Installed, library: GivenLibrary, nvml: GivenNvml) -> Placements:
@@ -64,6 +77,15 @@ def test_a_model_that_fits_is_placed_by_cudas_number(installed: Installed) -> No
     placement = place(installed, GivenLibrary(), GivenNvml()).place(installed)
     assert (placement.device, placement.context_tokens) == ("CUDA0", 8192)
     assert placement.vram_bytes > 98 * MIB
+
+
+def test_without_flash_attention_more_is_planned(install: Install) -> None:
+    plans = [
+        place(install(), GivenLibrary(), GivenNvml()).place(install(flash_attention=wanted)).plan
+        for wanted in ("auto", "on", "off")
+    ]
+    assert plans[0] == plans[1]
+    assert plans[2].compute_bytes > plans[0].compute_bytes + 100 * MIB
 
 
 def test_a_model_that_cannot_fit_is_refused_with_the_numbers_of_its_own_card(installed: Installed) -> None:
