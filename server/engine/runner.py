@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 LEAST_PIECE_TOKENS = 32
 """Smaller pieces of a prompt cost more than they save."""
 
+TILE_TOKENS = 64
+"""ggml's flash attention for the CPU takes fewer one by one: deep in a prompt, half as many take as long."""
+
 SPEAKING_PAUSE_NS = 25_000_000
 """An answer's text is handed out no more often: each time costs the model 1 ms where cores are few."""
 
@@ -274,6 +277,8 @@ class Runner:
     def _share_out(self) -> tuple[Share, ...]:
         batch_tokens = self._context.shape.batch_tokens
         beside_streams = self._pace.tokens_in(self._stall_s, least=LEAST_PIECE_TOKENS, most=batch_tokens)
+        if beside_streams <= LEAST_PIECE_TOKENS:
+            beside_streams = TILE_TOKENS
         placed = sorted((lane for lane in self._running.values() if lane.placed), key=_arrival)
         return share_batch([lane.view for lane in placed], batch_tokens, beside_streams)
 
