@@ -1,16 +1,13 @@
 """The model's text, as it streams, split into words, thinking and tool calls."""
 
-import json
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import NoReturn
 
-from server.domain.chat import AnswerDelta, ToolCall
+from server.chat.calls import CallScanner, Tools, Verdict, find_opening
+from server.domain.chat import AnswerDelta
 from server.engine.stops import held_back
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 
 
 class _State(Enum):
@@ -19,22 +16,23 @@ class _State(Enum):
     AFTER_TAG = auto()
     TEXT = auto()
     CALL = auto()
+    AFTER_CALL = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What may occur in an answer: thinking, tool calls; ``inside_thinking`` when the prompt's own
-    end has opened the thinking already."""
+    """What may occur in an answer: thinking, calls of ``tools``; ``inside_thinking`` when the prompt's
+    own end has opened the thinking already."""
 
     thinking: bool = False
-    tools: bool = False
+    tools: Tools = field(default_factory=dict)
     inside_thinking: bool = False
 
 
 class AnswerParser:
     """Feeds on text in pieces of any size; holds back only what may still become a tag.
 
-    A tool call that is not JSON of the right form is handed on as the text that it is. Blanks
+    What looks like a tool call and is none of the tools' is handed on as the text that it is. Blanks
     around thinking and behind a tool call are dropped; those in front of one wait for more text.
     """
 
@@ -43,6 +41,10 @@ class AnswerParser:
         self._held = ""
         self._blanks = ""
         self._thought_begun = False
+        self._at_line_start = True
+        self._scanner = CallScanner(expected.tools)
+        self._opened = ""
+        self._closings: tuple[str, ...] = ()
         self._state = _State.THINKING if expected.inside_thinking else _State.START
 
     def feed(self, text: str) -> tuple[AnswerDelta, ...]:
@@ -64,8 +66,8 @@ class AnswerParser:
             rest = rest.rstrip()
             return (AnswerDelta(thinking=rest),) if rest else ()
         if self._state is _State.CALL:
-            return (self._call_or_text(rest, closed=False),)
-        if self._state is _State.AFTER_TAG:
+            return self._last_call()
+        if self._state is _State.AFTER_TAG or (self._state is _State.AFTER_CALL and self._may_close(rest)):
             return ()
         rest = self._blanks + rest
         return (AnswerDelta(content=rest),) if rest else ()
@@ -84,6 +86,9 @@ class AnswerParser:
                 return self._speak()
             case _State.CALL:
                 return self._call()
+            case _State.AFTER_CALL:
+                self._skip_closings()
+                return None
 
     def _begin(self) -> None:
         """Blanks before ``<think>`` go with it; anything else is the answer's beginning."""
@@ -120,12 +125,13 @@ class AnswerParser:
         if not self._expected.tools:
             text, self._held = self._held, ""
             return AnswerDelta(content=text) if text else None
-        text, opened, rest = self._held.partition(CALL_OPEN)
-        if opened:
-            self._held, self._state = rest, _State.CALL
-        else:
-            keep = held_back(text, (CALL_OPEN,))
-            text, self._held = text[: len(text) - keep], text[len(text) - keep :]
+        opening = find_opening(self._held, at_line_start=self._at_line_start)
+        text, self._held = self._held[: opening.start], self._held[opening.start :]
+        if text:
+            self._at_line_start = text.endswith("\n")
+        if opening.end is not None:
+            self._opened = self._held[: opening.end - opening.start]
+            self._scanner, self._state = CallScanner(self._expected.tools), _State.CALL
         return self._without_last_blanks(text)
 
     def _without_last_blanks(self, text: str) -> AnswerDelta | None:
@@ -136,33 +142,36 @@ class AnswerParser:
         return AnswerDelta(content=visible) if visible else None
 
     def _call(self) -> AnswerDelta | None:
-        body, closed, rest = self._held.partition(CALL_CLOSE)
-        if not closed:
-            return None
-        self._held = rest
-        return self._call_or_text(body, closed=True)
+        fresh, self._held = self._held, ""
+        return self._judged(self._scanner.feed(fresh))
 
-    def _call_or_text(self, body: str, *, closed: bool) -> AnswerDelta:
-        call = _read_call(body)
-        if call is not None:
-            self._state = _State.AFTER_TAG
-            return AnswerDelta(tool_calls=(call,))
-        blanks, self._blanks, self._state = self._blanks, "", _State.TEXT
-        return AnswerDelta(content=blanks + CALL_OPEN + body + (CALL_CLOSE if closed else ""))
-
-
-def _read_call(body: str) -> ToolCall | None:
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+    def _judged(self, verdict: Verdict) -> AnswerDelta | None:
+        scanner = self._scanner
+        if verdict is Verdict.CALL:
+            self._held, self._state = scanner.raw[scanner.end :], _State.AFTER_CALL
+            self._closings = scanner.closings
+            return AnswerDelta(tool_calls=scanner.calls)
+        if verdict is Verdict.TEXT:
+            # What opened it is text; behind that, another one may begin.
+            text, self._held = self._opened, scanner.raw[len(self._opened) :]
+            self._at_line_start, self._state = False, _State.TEXT
+            return self._without_last_blanks(text)
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if not isinstance(arguments, dict):
-        return None
-    return ToolCall(value["name"], arguments, id=f"call_{secrets.token_hex(4)}")
 
+    def _last_call(self) -> tuple[AnswerDelta, ...]:
+        """The text has ended inside of what may be a call."""
+        delta = self._judged(self._scanner.finish())
+        rest = (*self.feed(""), *self.finish())
+        return (delta, *rest) if delta else rest
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    def _skip_closings(self) -> None:
+        """Drop blanks and what closes a call; another call may follow at once."""
+        self._held = self._held.lstrip()
+        closing = next((closing for closing in self._closings if self._held.startswith(closing)), None)
+        if closing:
+            self._held = self._held.removeprefix(closing)
+        elif self._held and not self._may_close(self._held):
+            self._at_line_start, self._state = True, _State.TEXT
+
+    def _may_close(self, text: str) -> bool:
+        return any(closing.startswith(text.strip()) for closing in self._closings)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.catalogue import Installed
+from server.chat.calls import schemas_of
 from server.chat.parse import THINK_CLOSE, THINK_OPEN, Expected
 from server.domain.chat import CompletionRequest, JsonObject, Message, RunOptions
 from server.domain.errors import InvalidRequest, PromptTooLong
@@ -108,7 +109,7 @@ def _chat_prompt(
     thinks = loaded.template.supports_thinking and think is not False
     expected = Expected(
         thinking=thinks,
-        tools=bool(tools),
+        tools=schemas_of(tools),
         inside_thinking=thinks and text.rstrip().endswith(THINK_OPEN),
     )
     return _prompt(loaded, text, expected)

@@ -1,25 +1,60 @@
-import json
 import re
+import time
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.chat.calls import Tools, schemas_of
 from server.chat.parse import AnswerParser, Expected
 from server.domain.chat import AnswerDelta
 
 PLAIN = Expected()
 THINKS = Expected(thinking=True)
 INSIDE = Expected(thinking=True, inside_thinking=True)
-TOOLS = Expected(tools=True)
-BOTH = Expected(thinking=True, tools=True)
+KNOWN: Tools = {
+    "look": {"type": "object", "properties": {"at": {"type": "string"}, "lines": {"type": "integer"}}},
+    "go": {"type": "object", "properties": {}},
+    "write_to_file": {
+        "type": "object",
+        "properties": {
+            "path": {"type": "string"},
+            "content": {"type": "string"},
+            "force": {"type": "boolean"},
+        },
+    },
+}
+TOOLS = Expected(tools=KNOWN)
+BOTH = Expected(thinking=True, tools=KNOWN)
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "a < b"}}\n</tool_call>'
 LOOK: tuple[str, Any] = ("look", {"at": "a < b"})
 OTHER = '<tool_call>{"name": "go", "arguments": {}}</tool_call>'
 GO: tuple[str, Any] = ("go", {})
 BROKEN = " \n<tool_call>x</tool_call>\n b"
+BARE = '{"name": "look", "arguments": {"at": "a < b"}}'
+BARE_GO = '{"name": "go", "arguments": {}}'
+CLOSING_LOOK: tuple[str, Any] = ("look", {"at": "a </tool_call> b"})
+FIVE: tuple[str, Any] = ("look", {"lines": 5})
+AT_FIVE: tuple[str, Any] = ("look", {"at": "5"})
+WRITE: tuple[str, Any] = ("write_to_file", {"path": "a.txt", "content": "one\ntwo", "force": True})
+WRITE_JSON = (
+    r'{"name": "write_to_file", "arguments": {"path": "a.txt", "content": "one\ntwo", "force": true}}'
+)
+XML = """<function=write_to_file>
+<parameter=path>
+a.txt
+</parameter>
+<parameter=content>
+one
+two
+</parameter>
+<parameter=force>
+true
+</parameter>
+</function>"""
+XML_OPEN = XML.removesuffix("\n</function>")
 
 
 class Answer(NamedTuple):
@@ -64,13 +99,132 @@ CORPUS = [
     Case("a call inside thinking", BOTH, f"<think>{OTHER}</think>a", Answer("a", OTHER)),
     Case("parameters for arguments", TOOLS, CALL.replace("arguments", "parameters"), Answer(calls=(LOOK,))),
     Case("no arguments", TOOLS, '<tool_call>{"name": "go"}</tool_call>', Answer(calls=(GO,))),
+    Case(
+        "arguments as text",
+        TOOLS,
+        CALL.replace('{"at": "a < b"}', r'"{\"at\": \"a < b\"}"'),
+        Answer(calls=(LOOK,)),
+    ),
     Case("a call that never closes", TOOLS, CALL.removesuffix("</tool_call>"), Answer(calls=(LOOK,))),
-    Case("a call cut in its closing tag", TOOLS, f"a\n{CALL[:-3]}", Answer(f"a\n{CALL[:-3]}")),
+    Case("a call cut in its closing tag", TOOLS, f"a\n{CALL[:-3]}", Answer("a", calls=(LOOK,))),
+    Case("a call that never opens", TOOLS, CALL.removeprefix("<tool_call>"), Answer(calls=(LOOK,))),
     Case("a call cut in its JSON", TOOLS, f"a\n{CALL[:30]}", Answer(f"a\n{CALL[:30]}")),
+    Case("a call cut behind an argument", TOOLS, f"a\n{CALL[:-16]}", Answer(f"a\n{CALL[:-16]}")),
+    Case("a call without its last bracket", TOOLS, CALL.replace("}}", "}"), Answer(calls=(LOOK,))),
+    Case("a call without any bracket", TOOLS, CALL.replace("}}", ""), Answer(calls=(LOOK,))),
     Case("a call cut in its tag", TOOLS, "a\n<tool_c", Answer("a\n<tool_c")),
+    Case(
+        "its own closing tag inside",
+        TOOLS,
+        CALL.replace("a < b", "a </tool_call> b"),
+        Answer(calls=(CLOSING_LOOK,)),
+    ),
     Case("look-alikes of calls", TOOLS, "a <tool_ <tool_calls> < b", Answer("a <tool_ <tool_calls> < b")),
     Case("calls that were not expected", PLAIN, f"a\n{CALL}\n", Answer(f"a\n{CALL}\n")),
+    Case("a bare call that was not expected", PLAIN, BARE, Answer(BARE)),
     Case("a call after a broken one", TOOLS, f"{BROKEN} {OTHER}", Answer(BROKEN, calls=(GO,))),
+    Case(
+        "a call inside one that broke",
+        TOOLS,
+        f'<tool_call>{{"name": "look", {OTHER}',
+        Answer('<tool_call>{"name": "look",', calls=(GO,)),
+    ),
+    Case("a bare call", TOOLS, BARE, Answer(calls=(LOOK,))),
+    Case("a bare call over lines", TOOLS, BARE.replace(", ", ",\n  "), Answer(calls=(LOOK,))),
+    Case("a bare call behind words", TOOLS, f"I look.\n\n{BARE}\n", Answer("I look.", calls=(LOOK,))),
+    Case(
+        "a bare call in front of words",
+        TOOLS,
+        f"{BARE}\n\nThat is all.",
+        Answer("That is all.", calls=(LOOK,)),
+    ),
+    Case("a bare call indented", TOOLS, f"  {BARE}", Answer(calls=(LOOK,))),
+    Case("bare calls in lines", TOOLS, f"{BARE}\n{BARE_GO}", Answer(calls=(LOOK, GO))),
+    Case("bare calls in a list", TOOLS, f"[{BARE}, {BARE_GO}]", Answer(calls=(LOOK, GO))),
+    Case("arguments first", TOOLS, '{"arguments": {"at": "a < b"}, "name": "look"}', Answer(calls=(LOOK,))),
+    Case("as OpenAI writes it", TOOLS, f'{{"type": "function", "function": {BARE}}}', Answer(calls=(LOOK,))),
+    Case("with an id", TOOLS, f'{{"id": "call_1", {BARE[1:]}', Answer(calls=(LOOK,))),
+    Case("the name as function", TOOLS, '{"function": "go", "arguments": {}}', Answer(calls=(GO,))),
+    Case("a bare call in the middle of a line", TOOLS, f"Say {BARE}", Answer(f"Say {BARE}")),
+    Case(
+        "a bare call of another tool",
+        TOOLS,
+        BARE.replace("look", "cook"),
+        Answer(BARE.replace("look", "cook")),
+    ),
+    Case("a bare name alone", TOOLS, '{"name": "go"}', Answer('{"name": "go"}')),
+    Case("JSON that is no call", TOOLS, '{"a": {"name": "go"}}', Answer('{"a": {"name": "go"}}')),
+    Case(
+        "JSON over lines that is no call",
+        TOOLS,
+        '{\n  "a": [\n    {"b": 1}\n  ]\n}\n',
+        Answer('{\n  "a": [\n    {"b": 1}\n  ]\n}\n'),
+    ),
+    Case("a list of numbers", TOOLS, "[1, 2]\n{3}", Answer("[1, 2]\n{3}")),
+    Case("a bare call cut short", TOOLS, BARE[:-5], Answer(BARE[:-5])),
+    Case("a bare call without its last bracket", TOOLS, BARE[:-1], Answer(calls=(LOOK,))),
+    Case("in a fence", TOOLS, f"```json\n{BARE}\n```", Answer(calls=(LOOK,))),
+    Case("in a fence without a language", TOOLS, f"```\n{BARE}\n```\nDone.", Answer("Done.", calls=(LOOK,))),
+    Case(
+        "in a fence behind words",
+        TOOLS,
+        f"I look:\n\n```json\n{BARE}\n```\n",
+        Answer("I look:", calls=(LOOK,)),
+    ),
+    Case("in a fence that never closes", TOOLS, f"```json\n{BARE}", Answer(calls=(LOOK,))),
+    Case(
+        "a fence inside of tags",
+        TOOLS,
+        f"<tool_call>\n```json\n{BARE}\n```\n</tool_call>",
+        Answer(calls=(LOOK,)),
+    ),
+    Case(
+        "another fence behind a bare call",
+        TOOLS,
+        f"{BARE}\n```sh\nls\n```",
+        Answer("```sh\nls\n```", calls=(LOOK,)),
+    ),
+    Case("code in a fence", TOOLS, "```python\n{1: 2}\n```\n", Answer("```python\n{1: 2}\n```\n")),
+    Case("a fence cut short", TOOLS, "a\n```js", Answer("a\n```js")),
+    Case("the tag of the tools", TOOLS, f"<tools>\n{BARE}\n</tools>", Answer(calls=(LOOK,))),
+    Case("the tag of functions", TOOLS, f"<function_call>{BARE}</function_call>", Answer(calls=(LOOK,))),
+    Case(
+        "two calls in one tag",
+        TOOLS,
+        f"<tool_call>\n{BARE}\n{BARE_GO}\n</tool_call>",
+        Answer(calls=(LOOK, GO)),
+    ),
+    Case("line breaks in a string", TOOLS, WRITE_JSON.replace(r"\n", "\n"), Answer(calls=(WRITE,))),
+    Case("escaped line breaks", TOOLS, WRITE_JSON, Answer(calls=(WRITE,))),
+    Case("a number as text", TOOLS, '{"name": "look", "arguments": {"lines": "5"}}', Answer(calls=(FIVE,))),
+    Case("a text as number", TOOLS, '{"name": "look", "arguments": {"at": 5}}', Answer(calls=(AT_FIVE,))),
+    Case("XML", TOOLS, f"<tool_call>\n{XML}\n</tool_call>", Answer(calls=(WRITE,))),
+    Case("XML without tags", TOOLS, XML, Answer(calls=(WRITE,))),
+    Case(
+        "XML without the opening tag",
+        TOOLS,
+        f"I write.\n{XML}\n</tool_call>",
+        Answer("I write.", calls=(WRITE,)),
+    ),
+    Case("XML without arguments", TOOLS, "<function=go>\n</function>", Answer(calls=(GO,))),
+    Case("XML twice", TOOLS, f"{XML}\n<function=go></function>", Answer(calls=(WRITE, GO))),
+    Case("XML without its end", TOOLS, XML_OPEN + "\n</tool_call>", Answer(calls=(WRITE,))),
+    Case("XML cut in a value", TOOLS, XML[:50], Answer(XML[:50])),
+    Case("XML cut behind a value", TOOLS, XML_OPEN, Answer(XML_OPEN)),
+    Case("XML of another tool", TOOLS, "<function=cook></function>", Answer("<function=cook></function>")),
+    Case(
+        "XML with a closing tag left out",
+        TOOLS,
+        XML.replace("a.txt\n</parameter>", "a.txt"),
+        Answer(calls=(WRITE,)),
+    ),
+    Case(
+        "XML in XML",
+        TOOLS,
+        XML.replace("two", "</function>"),
+        Answer(calls=(("write_to_file", WRITE[1] | {"content": "one\n</function>"}),)),
+    ),
+    Case("no XML", TOOLS, "<function=\nlook>", Answer("<function=\nlook>")),
     Case("characters of all sizes", BOTH, "é😀\u2028ü", Answer("é😀\u2028ü")),
     *(
         Case(f"broken call {number}", TOOLS, BROKEN.replace("x", body), Answer(BROKEN.replace("x", body)))
@@ -81,10 +235,12 @@ CORPUS = [
                 "[]",
                 "{}",
                 '{"name": 1}',
-                '{"name": "a", "arguments": "b"}',
-                '{"name": "a", "arguments": [1]}',
-                '{"name": "a", "arguments": {"b": NaN}}',
-                '{"name": "a"',
+                '{"name": "go", "arguments": "b"}',
+                '{"name": "go", "arguments": [1]}',
+                '{"name": "go", "arguments": {"b": NaN}}',
+                '{"name": "go", "arguments": {"b": 1,}}',
+                '{"name": "go", "arguments": {"b": 1}]',
+                '{"name": "cook", "arguments": {}}',
                 "[" * 100_000,
             ]
         )
@@ -127,9 +283,27 @@ def test_fed_one_character_at_a_time(case: Case) -> None:
 
 
 BITS = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", "<", "</", "<t", "a", " ", "\n", "é", OTHER, "{}"]
+    [
+        *(
+            "<think>",
+            "</think>",
+            "<tool_call>",
+            "</tool_call>",
+            "<",
+            "</",
+            "<t",
+            "a",
+            " ",
+            "\n",
+            "é",
+            "{}",
+            "{",
+        ),
+        *("```", "```json\n", "[", "]", "}", '"', '{"name": "go"', "<function=go>", "</function>"),
+        *(OTHER, BARE_GO, XML),
+    ]
 )
-EXPECTED = st.builds(Expected, thinking=st.booleans(), tools=st.booleans())
+EXPECTED = st.builds(Expected, thinking=st.booleans(), tools=st.sampled_from([{}, KNOWN]))
 
 
 @given(st.lists(BITS, max_size=12).map("".join), EXPECTED, st.data())
@@ -145,7 +319,7 @@ def test_how_the_output_is_cut_makes_no_difference(
 
 @given(st.lists(BITS, max_size=12).map("".join), EXPECTED)
 def test_nothing_is_lost(output: str, expected: Expected) -> None:
-    """All that is missing are tags, blanks and the calls that were understood."""
+    """All that is missing are tags, blanks, fences and the calls that were understood."""
     answer = parsed(expected, [output])
     ours, theirs = re.sub(r"\s+", "", output), re.sub(r"\s+", "", answer.thinking + answer.content)
     if not expected.thinking and not expected.tools:
@@ -153,9 +327,8 @@ def test_nothing_is_lost(output: str, expected: Expected) -> None:
     assert expected.tools or not answer.calls
     kept = iter(ours)
     assert all(character in kept for character in theirs)
-    tags = 15 if expected.thinking else 0
-    call = len(re.sub(r"\s+", "", OTHER))
-    assert len(ours) - len(theirs) <= tags + call * len(answer.calls)
+    if not answer.calls:
+        assert len(ours) - len(theirs) <= len("<think></think>") * expected.thinking
 
 
 @given(st.lists(BITS, max_size=8).map("".join))
@@ -169,7 +342,27 @@ def test_words_are_not_held_back() -> None:
     assert parser.feed("Hello") == (AnswerDelta(content="Hello"),)
     assert parser.feed(" <b") == (AnswerDelta(content=" <b"),)
     assert parser.feed(" <tool") == ()
-    assert parser.feed("s>") == (AnswerDelta(content=" <tools>"),)
+    assert parser.feed("ing>") == (AnswerDelta(content=" <tooling>"),)
+
+
+def test_code_and_json_are_not_held_back_for_long() -> None:
+    parser = AnswerParser(TOOLS)
+    assert parser.feed('{"') == ()
+    assert "".join(delta.content for delta in parser.feed('colour": ')) == '{"colour":'
+    assert parser.feed("1}\n```py\nx") == (AnswerDelta(content=" 1}\n```py\nx"),)
+
+
+def test_a_long_call_takes_no_longer_than_its_length() -> None:
+    """Read token by token, as it comes: looking at all of it each time would take minutes."""
+    content = r"a line with \"quotes\" and {brackets}\n" * 20_000
+    for output in (
+        WRITE_JSON.replace(r"one\ntwo", content),
+        XML.replace("one", content),
+    ):
+        started = time.monotonic()
+        answer = parsed(TOOLS, [output[place : place + 4] for place in range(0, len(output), 4)])
+        assert [name for name, _ in answer.calls] == ["write_to_file"]
+        assert time.monotonic() - started < 20
 
 
 def test_thinking_is_not_held_back() -> None:
@@ -181,15 +374,16 @@ def test_thinking_is_not_held_back() -> None:
 
 def test_a_call_comes_when_it_is_complete() -> None:
     parser = AnswerParser(TOOLS)
-    assert parser.feed(CALL[:-1]) == ()
-    (delta,) = parser.feed(">")
+    begun, bracket, _ = CALL.partition("}}")
+    assert parser.feed(begun + bracket[:1]) == ()
+    (delta,) = parser.feed(bracket[1:])
     (call,) = delta.tool_calls
     assert (call.name, call.arguments) == LOOK
     assert call.id
     assert call.id.startswith("call_")
 
 
-def test_a_call_with_its_own_tag_inside_is_text() -> None:
-    body = json.dumps({"name": "say", "arguments": {"text": "</tool_call>"}})
-    answer = parsed(TOOLS, [f"<tool_call>{body}</tool_call>"])
-    assert answer == Answer(f"<tool_call>{body}</tool_call>")
+def test_tools_without_a_name_are_no_tools() -> None:
+    named = {"type": "function", "function": {"name": "go", "parameters": None}}
+    tools = [named, {"type": "web"}, {"function": {}}]
+    assert schemas_of(tools) == {"go": {}}
