@@ -4,14 +4,13 @@ A call is a JSON object with a name and arguments, or Qwen3-Coder's XML. Models 
 between tags, and leave them away, write it into a code fence, or several into a list.
 """
 
-import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from server.chat.fit import fitted
+from server.chat.fit import fitted, json_of
 from server.domain.chat import JsonObject, ToolCall
 from server.engine.stops import held_back
 
@@ -40,12 +39,12 @@ _XML_NAME_OPEN = re.compile(r"<function=[^>\n]{0,200}\Z")
 _XML_END = re.compile(
     r"(?:</parameter>|<function=[^>\n]*>)\s*(</function>)|(</function>|</parameter>)\s*(?=</tool_call>)"
 )
-_XML_CLOSE, _XML_PARAMETER_CLOSE = "</function>", "</parameter>"
+_XML_CLOSE = "</function>"
 _XML_PARAMETER = re.compile(
     r"<parameter=([^>\n]*)>(.*?)(?:</parameter>\s*(?=<parameter=|\Z)|(?=<parameter=)|\Z)", re.DOTALL
 )
 _LOOK_BACK = 400
-
+"""Characters behind which the tags in front of an end are not looked for again."""
 
 _LINE_OPENING = re.compile(r"^[ \t]*(?:```[a-z_]*[ \t]*\n\s*)?[\[{]", re.MULTILINE)
 _LINE_OPENING_BEGUN = re.compile(r"^[ \t]*(?:`{1,2}|```[a-z_]*[ \t]*(?:\n\s*)?)?\Z", re.MULTILINE)
@@ -89,7 +88,7 @@ class Opening(NamedTuple):
 
 
 def find_opening(text: str, *, at_line_start: bool) -> Opening:
-    """The first place in ``text`` where a call may begin; its end if there is none.
+    """The first place in ``text`` where a call may begin; the end of ``text`` if there is none.
 
     ``at_line_start`` says whether ``text`` begins with a line. Tags count anywhere, brackets and fences
     only at the start of a line.
@@ -203,9 +202,8 @@ class _JsonBody:
     def read(self, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
         """Names and arguments of the calls. Raises _NoCallError."""
         try:
-            # Not strict: models write line breaks into strings as they are.
-            value = json.loads(text, strict=False, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
+            value = json_of(text)
+        except ValueError as error:
             raise _NoCallError from error
         calls = value if isinstance(value, list) else [value]
         if not calls:
@@ -325,10 +323,6 @@ def _name_and_arguments(call: Any, *, tagged: bool) -> tuple[str, dict[str, Any]
 
 def _object(text: str) -> Any:
     try:
-        return json.loads(text, strict=False, parse_constant=_refuse_constant) if text.strip() else {}
-    except (ValueError, RecursionError):
+        return json_of(text) if text.strip() else {}
+    except ValueError:
         return None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

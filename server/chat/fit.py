@@ -38,6 +38,14 @@ def fitted(value: Any, schema: Any, *, depth: int = 0) -> Any:
     return value
 
 
+def json_of(text: str) -> Any:
+    """JSON as models write it, with line breaks in strings as they are. Raises ValueError."""
+    try:
+        return json.loads(text, strict=False, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def _types(schema: JsonObject) -> tuple[str, ...]:
     """The names of the types that fit; none if the schema does not say."""
     named = schema.get("type")
@@ -77,8 +85,8 @@ def _parsed(text: str) -> Any:
     if plain in ("True", "False", "None"):
         return {"True": True, "False": False, "None": None}[plain]
     try:
-        return json.loads(plain, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        return json_of(plain)
+    except ValueError:
         return text
 
 
