@@ -80,6 +80,22 @@ def schemas_of(tools: Sequence[JsonObject]) -> Tools:
     }
 
 
+def forced_call(tools: Tools, name: str | None) -> JsonObject:
+    """The JSON schema of one call of the tool ``name``, or of any of ``tools``; without tags, which not
+    every model knows."""
+    names = tools if name is None else (name,)
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": called}, "arguments": {"type": "object", **tools[called]}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for called in names
+    ]
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
 class Opening(NamedTuple):
     """Where in a text a call may begin; what opens it ends at ``end``, or is still incomplete (None)."""
 

@@ -12,7 +12,11 @@ from server.domain.errors import InvalidRequest, PromptTooLong
 from server.domain.generation import Generation
 from server.engine.grammar import grammar_of
 from server.engine.sampling import check_grammar
+from server.routing.drop import without_oldest
 from server.service.fleet import Loaded
+
+ROOM_TOKENS = 512
+"""Room for an answer of unknown length, where messages are left out for it."""
 
 _ROLE_WITHIN_CHARS = 40
 
@@ -61,6 +65,23 @@ async def chat_prompt(
     return await asyncio.to_thread(_chat_prompt, loaded, messages, tools, think)
 
 
+async def truncated_prompt(
+    loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], options: RunOptions
+) -> tuple[Prompt, int] | None:
+    """``messages`` without as many of the oldest as do not fit, and how many those are; None if what must
+    stay does not fit either."""
+    room = loaded.context_tokens - min(options.max_tokens or ROOM_TOKENS, loaded.context_tokens // 4)
+
+    def prompt_of(some: Sequence[Message]) -> Prompt:
+        return _chat_prompt(loaded, some, tools, options.think)
+
+    def search() -> tuple[Prompt, int] | None:
+        found = without_oldest(messages, lambda some: len(prompt_of(some).tokens) <= room)
+        return None if found is None else (prompt_of(found), len(messages) - len(found))
+
+    return await asyncio.to_thread(search)
+
+
 async def completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     """The prompt of a request without a conversation: raw, filling a gap, or as one user message."""
     return await asyncio.to_thread(_completion_prompt, loaded, request)
@@ -83,6 +104,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
         grammar=grammar,
         grammar_after=THINK_CLOSE if prompt.expected.thinking else None,
         lasting_tokens=prompt.lasting_tokens,
+        alternatives=options.alternatives,
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.api.http import parsed_json
-from server.api.ollama.options import FLOATS, INTEGERS, SERVER_SIDE
+from server.api.options import FLOATS, INTEGERS, SERVER_SIDE
 from server.api.ollama.wire import ChatBody, GenerateBody, NamedBody, encoded, parse
 from server.domain.errors import InvalidRequest
 from tests.api.asking import GENERATOR, HELLO

@@ -1,11 +1,14 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.api.bodies import encoded, parse
+from server.api.guards import request_id
 from server.api.http import LineStream, read_json, unless_gone
 from server.api.ollama import models
 from server.api.ollama.wire import (
@@ -15,10 +18,8 @@ from server.api.ollama.wire import (
     Run,
     chat_chunk,
     closing,
-    encoded,
     generate_chunk,
     now,
-    parse,
     planned_headers,
     routing_headers,
     without_effect,
@@ -26,6 +27,7 @@ from server.api.ollama.wire import (
 from server.catalogue import ModelName
 from server.domain.chat import AnswerDelta, ToolCall
 from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
+from server.domain.generation import TokenScore
 from server.service.reply import Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -93,7 +95,7 @@ class _Routes:
             raise InvalidRequest("model is required")
         if not body.messages:
             return await self._load_or_unload(request, body, "chat", {"message": _EMPTY_MESSAGE})
-        wanted = body.to_domain()
+        wanted = replace(body.to_domain(), id=request_id(request.scope))
         reply = await unless_gone(request, self._service.chat(wanted))
         numbered = _CallNumbers(body.model)
         if wanted.stream:
@@ -106,7 +108,7 @@ class _Routes:
             raise ModelNotFound("")
         if not body.prompt and not body.suffix:
             return await self._load_or_unload(request, body, "generate", {"response": ""})
-        wanted = body.to_domain()
+        wanted = replace(body.to_domain(), id=request_id(request.scope))
         reply = await unless_gone(request, self._service.complete(wanted))
 
         def chunk(delta: AnswerDelta) -> dict[str, Any]:
@@ -165,7 +167,7 @@ async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGene
     async for part in reply:
         if isinstance(part, Outcome):
             yield _line(_last(part, chunk(AnswerDelta()), with_context=with_context))
-        else:
+        elif part.content or part.thinking or part.tool_calls or part.scores:
             yield _line(chunk(part))
 
 
@@ -174,10 +176,11 @@ async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> R
     words: list[str] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
+    scores: list[TokenScore] = []
     try:
         async for part in reply:
             if isinstance(part, Outcome):
-                everything = AnswerDelta("".join(words), "".join(thoughts), tuple(calls))
+                everything = AnswerDelta("".join(words), "".join(thoughts), tuple(calls), (), tuple(scores))
                 answer = _last(part, chunk(everything), with_context=with_context)
                 return Response(
                     encoded(answer), media_type="application/json", headers=routing_headers(part.routing)
@@ -185,6 +188,7 @@ async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> R
             words.append(part.content)
             thoughts.append(part.thinking)
             calls += part.tool_calls
+            scores += part.scores
     finally:
         await reply.aclose()
     raise ServiceError("the answer ended without an end")
