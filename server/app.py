@@ -22,7 +22,8 @@ from server.config import Settings
 from server.domain.errors import ServiceError
 from server.engine.library import Library
 from server.gpu.nvml import open_nvml
-from server.service.fleet import DiskCache, Fleet
+from server.service.fleet import Fleet
+from server.service.loading import DiskCache
 from server.service.placement import MIB
 from server.service.service import Service
 

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from server.domain.errors import (
     InvalidRequest,
     ModelNotFound,
+    NotSupported,
     QueueFull,
     RequestCancelled,
     ServiceError,
@@ -39,6 +40,7 @@ STATUSES: Mapping[type[ServiceError], int] = {
     ModelNotFound: 404,
     QueueFull: 503,
     RequestCancelled: 499,
+    NotSupported: 501,
 }
 
 

@@ -13,7 +13,7 @@ from server.domain.generation import Generation
 from server.engine.grammar import grammar_of
 from server.engine.sampling import check_grammar
 from server.routing.drop import without_oldest
-from server.service.fleet import Loaded
+from server.service.loading import Loaded
 
 ROOM_TOKENS = 512
 """Room for an answer of unknown length, where messages are left out for it."""
@@ -66,14 +66,18 @@ async def chat_prompt(
 
 
 async def truncated_prompt(
-    loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], options: RunOptions
+    loaded: Loaded,
+    front: Sequence[Message],
+    messages: Sequence[Message],
+    tools: Sequence[JsonObject],
+    options: RunOptions,
 ) -> tuple[Prompt, int] | None:
     """``messages`` without as many of the oldest as do not fit, and how many those are; None if what must
-    stay does not fit either."""
+    stay does not fit either. ``front`` stands before them, and stays."""
     room = loaded.context_tokens - min(options.max_tokens or ROOM_TOKENS, loaded.context_tokens // 4)
 
     def prompt_of(some: Sequence[Message]) -> Prompt:
-        return _chat_prompt(loaded, some, tools, options.think)
+        return _chat_prompt(loaded, (*front, *some), tools, options.think)
 
     def search() -> tuple[Prompt, int] | None:
         found = without_oldest(messages, lambda some: len(prompt_of(some).tokens) <= room)
@@ -144,7 +148,8 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
         return _prompt(loaded, request.prompt, Expected())
     system = [Message("system", request.system)] if request.system else []
     _check_tokens(loaded, request.context)
-    prompt = _chat_prompt(loaded, (*system, Message("user", request.prompt)), (), request.options.think)
+    messages = (*system, *request.examples, Message("user", request.prompt))
+    prompt = _chat_prompt(loaded, messages, (), request.options.think)
     if not request.context:
         return prompt
     return Prompt((*request.context, *prompt.tokens), prompt.expected)

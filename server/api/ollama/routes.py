@@ -1,5 +1,6 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,19 @@ from server.api.bodies import encoded, parse
 from server.api.guards import request_id
 from server.api.http import LineStream, read_json, unless_gone
 from server.api.ollama import models
+from server.api.ollama.embeddings import embeddings_router
+from server.api.ollama.manage import manage_router
 from server.api.ollama.wire import (
+    NDJSON,
     ChatBody,
     GenerateBody,
     NamedBody,
     Run,
     chat_chunk,
     closing,
+    error_line,
     generate_chunk,
+    line,
     now,
     planned_headers,
     routing_headers,
@@ -35,7 +41,8 @@ from server.service.service import Service
 VERSION = "0.32.15"
 """The Ollama version whose interface this is: clients ask for a minimum."""
 
-NDJSON = "application/x-ndjson"
+COPILOT = "GitHubCopilotChat/"
+"""How VS Code's Copilot begins to name itself; it shows a model under what is its basename."""
 
 Chunk = Callable[[AnswerDelta], dict[str, Any]]
 
@@ -51,6 +58,8 @@ def ollama_router(service: Service) -> APIRouter:
     router.add_api_route("/api/show", routes.show, methods=["POST"])
     router.add_api_route("/api/chat", routes.chat, methods=["POST"])
     router.add_api_route("/api/generate", routes.generate, methods=["POST"])
+    router.include_router(embeddings_router(service))
+    router.include_router(manage_router(service))
     return router
 
 
@@ -79,15 +88,17 @@ class _Routes:
 
     async def show(self, request: Request) -> Response:
         body = parse(NamedBody, await read_json(request))
-        name = body.model or body.name
-        if not name:
+        if not body.wanted:
             raise InvalidRequest("model is required")
         try:
-            entry = self._service.catalogue.find(name)
+            entry = self._service.catalogue.find(body.wanted)
         except ModelNotFound:
-            raise ModelNotFound(ModelName.parse(name).display) from None
-        installed = self._service.catalogue.inspect(entry)
-        return JSONResponse(models.show(installed, verbose=body.verbose))
+            raise ModelNotFound(ModelName.parse(body.wanted).display) from None
+        installed = await asyncio.to_thread(self._service.catalogue.inspect, entry)
+        shown = models.show(installed, verbose=body.verbose)
+        if request.headers.get("user-agent", "").startswith(COPILOT):
+            shown["model_info"]["general.basename"] = body.wanted
+        return JSONResponse(shown)
 
     async def chat(self, request: Request) -> Response:
         body = parse(ChatBody, await read_json(request))
@@ -155,8 +166,8 @@ def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Respon
     strategy = opening.strategy.value if opening.strategy else None
     return LineStream(
         _lines(reply, chunk, with_context=with_context),
-        heartbeat=lambda: _line(chunk(AnswerDelta())),
-        last_words=_error_line,
+        heartbeat=lambda: line(chunk(AnswerDelta())),
+        last_words=error_line,
         close=reply.aclose,
         media_type=NDJSON,
         headers=planned_headers(strategy, opening.tokens_received),
@@ -166,9 +177,9 @@ def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Respon
 async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGenerator[bytes, None]:
     async for part in reply:
         if isinstance(part, Outcome):
-            yield _line(_last(part, chunk(AnswerDelta()), with_context=with_context))
+            yield line(_last(part, chunk(AnswerDelta()), with_context=with_context))
         elif part.content or part.thinking or part.tool_calls or part.scores:
-            yield _line(chunk(part))
+            yield line(chunk(part))
 
 
 async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
@@ -197,11 +208,3 @@ async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> R
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:
     context = {"context": [*outcome.prompt, *outcome.answer]} if with_context else {}
     return {**chunk, **closing(outcome), **context}
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return encoded(value) + b"\n"
-
-
-def _error_line(error: ServiceError) -> bytes:
-    return _line({"error": str(error)})

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from server.api.bodies import Image, Lenient
+from server.api.bodies import Image, Lenient, encoded
 from server.api.options import (
     read_format,
     read_keep_alive,
@@ -15,9 +15,12 @@ from server.api.options import (
     read_think,
 )
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
-from server.domain.errors import InvalidRequest
+from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import TokenScore
 from server.service.report import Outcome, Routing
+
+NDJSON = "application/x-ndjson"
+
 
 class _Function(Lenient):
     name: str
@@ -151,6 +154,21 @@ class NamedBody(Lenient):
     model: str = ""
     name: str = ""
     verbose: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """The name, by whichever key it came."""
+        return self.model or self.name
+
+
+def line(value: dict[str, Any]) -> bytes:
+    """One object of a stream."""
+    return encoded(value) + b"\n"
+
+
+def error_line(error: ServiceError) -> bytes:
+    """The line that ends a stream in which something went wrong."""
+    return line({"error": str(error)})
 
 
 def now() -> str:
