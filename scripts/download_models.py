@@ -1,8 +1,8 @@
 """Download the two real models from Hugging Face into models/ (about 5.8 GB).
 
-Which files these are stands in models/catalogue.toml. A file that is there already is left alone. A download that
-broke off, or was stopped by hand, goes on where it stopped at the next run; a file gets its name only when it is
-whole and its sha256 is right. HF_ENDPOINT names a mirror, HF_TOKEN an account.
+Which files these are stands in models/catalogue.toml. A file that is there already is left alone. A download
+that broke off, or was stopped by hand, goes on where it stopped at the next run; a file gets its name only
+when it is whole and its sha256 is right. HF_ENDPOINT names a mirror, HF_TOKEN an account.
 """
 
 import argparse

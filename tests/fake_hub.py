@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if found := re.fullmatch("/api/models/([^/]+/[^/]+)", path):
             self._tell(found[1])

@@ -156,9 +156,7 @@ class Catalogue:
             if entry.record is None
             else entry.record.model_dump(include={"base", "file", "sha256", "size_bytes"}, exclude_none=True)
         )
-        return Record(
-            name=name.display, source=source, modified_at=_now(), **weights, **_fields_of(recipe)
-        )
+        return Record(name=name.display, source=source, modified_at=_now(), **weights, **_fields_of(recipe))
 
     def record_of_file(
         self,
@@ -205,7 +203,11 @@ class Catalogue:
 
     def path_of_digest(self, sha256: str) -> Path | None:
         """The file of a recorded model with that digest, if it is there."""
-        files = (self.models_dir / record.file for record in self._records if record.sha256 == sha256 and record.file)
+        files = (
+            self.models_dir / record.file
+            for record in self._records
+            if record.sha256 == sha256 and record.file
+        )
         return next((path for path in files if path.is_file()), None)
 
     def _configured_entry(self, role: Role, settings: ModelSettings) -> Entry:

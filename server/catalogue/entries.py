@@ -1,7 +1,7 @@
 """A model as the service knows it: by its name, its settings and its file."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from server.catalogue.files import ModelFile
@@ -9,6 +9,10 @@ from server.catalogue.names import ModelName
 from server.catalogue.records import Recipe, Record
 from server.config import ModelSettings
 from server.engine.gguf import GgufHeader
+
+_FILLS_GAPS = (
+    "{# /api/generate fills the gap between a prompt and a suffix: {{ .Prompt }} gap {{ .Suffix }} #}"
+)
 
 
 class Role(StrEnum):
@@ -30,7 +34,7 @@ class Entry:
     name: ModelName
     settings: ModelSettings
     weights: str
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     record: Record | None = None
 
     @property
@@ -81,7 +85,7 @@ class Installed:
         clients look for in Ollama's own templates."""
         if "insert" not in self.capabilities:
             return self.template
-        return f"{self.template}\n{{# /api/generate fills the gap before a suffix: {{{{ .Prompt }}}} gap {{{{ .Suffix }}}} #}}"
+        return f"{self.template}\n{_FILLS_GAPS}"
 
     @property
     def capabilities(self) -> tuple[str, ...]:

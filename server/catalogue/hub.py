@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from server.catalogue.files import sha256_of
 from server.catalogue.known import Known
-from server.catalogue.names import DEFAULT_TAG, ModelName
+from server.catalogue.names import DEFAULT_TAG, QUANTISATION, ModelName
 from server.domain.errors import InvalidRequest, ServiceError
 from server.engine.gguf import GgufError, read_header
 
@@ -93,7 +93,9 @@ def choose(paths: Sequence[str], quant: str | None) -> str:
                 return _unsplit(fitting[0], whole)
     if quant is None and models:
         return _unsplit((whole or models)[0], whole)
-    there = f"there are: {', '.join(map(_file_name, whole))}" if whole else "there is no GGUF that can be served"
+    there = (
+        f"there are: {', '.join(map(_file_name, whole))}" if whole else "there is no GGUF that can be served"
+    )
     raise InvalidRequest(f'no file of the repository fits "{quant or DEFAULT_TAG}"; {there}')
 
 
@@ -120,7 +122,9 @@ def find_file(source: Source) -> HubFile:
         raise PullFailed(f"{source.repository}: the hub does not tell the sha256 of {path}")
     file = HubFile(source.repository, path, info.sha, found.lfs.size, found.lfs.sha256)
     if source.sha256 not in (None, file.sha256):
-        raise PullFailed(f"{file} has the sha256 {file.sha256}, but models/catalogue.toml wants {source.sha256}")
+        raise PullFailed(
+            f"{file} has the sha256 {file.sha256}, but models/catalogue.toml wants {source.sha256}"
+        )
     return file
 
 
@@ -148,24 +152,28 @@ def fetch(file: HubFile, target: Path, tell: Callable[[int], None]) -> None:
 def verify(file: HubFile, target: Path, tell: Callable[[int], None]) -> None:
     """Check what :func:`fetch` brought, and give it its name. Blocks; parameters and errors as there."""
     partial = target.with_name(f"{target.name}.{file.sha256[:12]}.part")
+    fault = _fault_in(partial, file, tell)
+    if fault is not None:
+        partial.unlink()
+        raise PullFailed(f"{file} {fault}")
+    partial.replace(target)
+
+
+def _fault_in(partial: Path, file: HubFile, tell: Callable[[int], None]) -> str | None:
+    digest = sha256_of(partial, tell)
+    if digest != file.sha256:
+        return f"arrived damaged: its sha256 is {digest}, not {file.sha256}; pull it again"
     try:
-        digest = sha256_of(partial, tell)
-        if digest != file.sha256:
-            raise PullFailed(f"{file} arrived damaged: its sha256 is {digest}, not {file.sha256}; pull it again")
         read_header(partial)
     except GgufError as error:
-        partial.unlink()
-        raise PullFailed(f"{file} {error.reason}") from error
-    except PullFailed:
-        partial.unlink()
-        raise
-    partial.replace(target)
+        return error.reason
+    return None
 
 
 def _download(file: HubFile, partial: Path, tell: Callable[[int], None]) -> None:
     from huggingface_hub import hf_hub_url  # noqa: PLC0415
     from huggingface_hub.file_download import http_get  # noqa: PLC0415
-    from huggingface_hub.utils import build_hf_headers  # noqa: PLC0415
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
 
     here_bytes = partial.stat().st_size if partial.exists() else 0
     if here_bytes > file.size_bytes:
@@ -266,6 +274,8 @@ def _fits(path: str, wanted: str) -> bool:
     """Whether the file's name has the quantisation as a word of its own, or is the wanted name itself."""
     if wanted.casefold() in (_file_name(path).casefold(), _stem(path).casefold()):
         return True
+    if not re.fullmatch(QUANTISATION, wanted, re.IGNORECASE):
+        return False
     word = rf"(?<![a-z0-9]){re.escape(wanted.casefold())}(?![a-z0-9_])"
     return re.search(word, _SPLIT.sub("", _stem(path)).casefold()) is not None
 

@@ -17,8 +17,10 @@ _LONGEST_PART, _LONGEST_STEM = 80, 200
 _SLASH, _COLON = "+", "@"
 """What stands for them in file names; neither may stand in a model's name."""
 
-_QUANTISATION = r"(?:UD-)?(?:I?Q[1-8]_[A-Z0-9_]+|TQ[12]_0|BF16|FP?16|FP?32|MXFP4(?:_MOE)?)"
-_FILE_WITH_QUANTISATION = re.compile(rf"(.+?)[._-]({_QUANTISATION})", re.IGNORECASE)
+QUANTISATION = r"(?:UD-)?(?:I?Q[1-8]_[A-Z0-9_]+|TQ[12]_0|BF16|FP?16|FP?32|MXFP4(?:_MOE)?)"
+"""How the number format of most weights stands in file names, in a pattern that is for any case."""
+
+_FILE_WITH_QUANTISATION = re.compile(rf"(.+?)[._-]({QUANTISATION})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -307,8 +307,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     )
     models_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
         default=None,
-        description="Folder of the GGUF files, in which pulled and created models land too; any other GGUF in "
-        "it is served under the name of its file. Empty is the folder models beside the package. "
+        description="Folder of the GGUF files, in which pulled and created models land too; any other GGUF "
+        "in it is served under the name of its file. Empty is the folder models beside the package. "
         "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
     )
     cache_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(

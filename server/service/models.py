@@ -107,7 +107,9 @@ class Models:
         file_name, sha256 = _only_file(wanted.files)
         path = self._blob(sha256)
         if path is None:
-            raise InvalidRequest(f'files: "{file_name}" has not been uploaded: POST /api/blobs/sha256:{sha256}')
+            raise InvalidRequest(
+                f'files: "{file_name}" has not been uploaded: POST /api/blobs/sha256:{sha256}'
+            )
         if wanted.template:
             raise InvalidRequest(_TEMPLATE)
         return self._create_of_file(name, file_name, sha256, wanted)
@@ -135,9 +137,7 @@ class Models:
                 yield step
             yield Progress("writing manifest")
             source = f"uploaded as {file_name}"
-            record = self._catalogue.record_of_file(
-                name, target, source, recipe=wanted.recipe, sha256=sha256
-            )
+            record = self._catalogue.record_of_file(name, target, source, recipe=wanted.recipe, sha256=sha256)
             await self._forget_former(name)
             self._catalogue.add(record)
         yield SUCCESS
@@ -198,7 +198,8 @@ async def _without_effect(wanted: Creation) -> AsyncGenerator[Progress, None]:
 def _only_file(files: Mapping[str, str]) -> tuple[str, str]:
     if len(files) != 1:
         raise InvalidRequest(
-            f"files: one GGUF makes a model, and these are {len(files)}; merge its parts, and leave projectors out"
+            f"files: one GGUF makes a model, and these are {len(files)}; "
+            "merge its parts, and leave projectors out"
         )
     [(file_name, digest)] = files.items()
     return file_name, sha256_in(digest)

@@ -16,7 +16,6 @@ from server.catalogue.hub import (
     Abandoned,
     HubFile,
     HubUnreachable,
-    PullFailed,
     Source,
     fetch,
     find_file,
@@ -268,7 +267,7 @@ def _layer(file: HubFile, here_bytes: int) -> Progress:
 
 async def _is_same(job: _Job, here: Path, file: HubFile, entry: Entry) -> bool:
     """Whether the installed file is the hub's; reads all of it where no record has its digest."""
-    if here.stat().st_size != file.size_bytes:
+    if (await asyncio.to_thread(here.stat)).st_size != file.size_bytes:
         return False
     if entry.record is not None and entry.record.sha256 is not None:
         return entry.record.sha256 == file.sha256

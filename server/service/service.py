@@ -187,7 +187,7 @@ class Service:
     async def _inspect(self, entry: Entry) -> Installed:
         """What the model's file says of itself; a thread reads it where that is not known yet."""
         known = self.fleet.at_work(entry) or self.catalogue.glance(entry)
-        return known or await asyncio.to_thread(self.catalogue.inspect, entry)
+        return await asyncio.to_thread(self.catalogue.inspect, entry) if known is None else known
 
     async def _admit(
         self,

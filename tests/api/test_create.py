@@ -29,7 +29,10 @@ def show(bench: Workshop, name: str, **headers: str) -> dict[str, Any]:
 
 
 def test_an_alias_puts_its_system_text_in_front(bench: Workshop) -> None:
-    assert bench.create("terse", **{"from": BIG, "system": "Be terse."})[-2:] == ["writing manifest", "success"]
+    assert bench.create("terse", **{"from": BIG, "system": "Be terse."})[-2:] == [
+        "writing manifest",
+        "success",
+    ]
     assert bench.names() == {BIG, EMBED, "terse:latest"}
     assert bench.chat("terse", HELLO)["prompt_eval_count"] == prompt_tokens(TERSE, HELLO)
     own = ("system", "Be long.")
@@ -101,7 +104,7 @@ def test_what_show_tells_of_an_alias(bench: Workshop) -> None:
     told = show(bench, "all")
     lines = dict.fromkeys(told["parameters"].splitlines())
     assert {f"{'temperature':<30} 0.5", f"{'top_k':<30} 7", f"{'num_ctx':<30} 1024"} <= lines.keys()
-    assert {f"{'stop':<30} \"</s>\"", f"{'stop':<30} \"a \\\"b\\\"\"", f"{'num_gpu':<30} 1"} <= lines.keys()
+    assert {f'{"stop":<30} "</s>"', f'{"stop":<30} "a \\"b\\""', f"{'num_gpu':<30} 1"} <= lines.keys()
     assert told["system"] == 'Say "yes".\nAlways.'
     assert told["license"] == "MIT\nand more"
     assert 'SYSTEM """Say "yes".\nAlways."""' in told["modelfile"]
@@ -143,7 +146,9 @@ def test_a_model_of_an_uploaded_file(bench: Workshop, tmp_path: Path) -> None:
     # The same file once more is not sent again, and lies there once.
     assert uploaded(bench, content, status=200) == digest
     bench.create("other", files={"tiny.gguf": digest})
-    assert [path.name for path in bench.models_dir.glob("*.gguf") if "mine" in path.name] == ["me+mine@q8.gguf"]
+    assert [path.name for path in bench.models_dir.glob("*.gguf") if "mine" in path.name] == [
+        "me+mine@q8.gguf"
+    ]
     assert not (bench.models_dir / "other@latest.gguf").exists()
     assert list((bench.models_dir / "blobs").iterdir()) == []
 
@@ -167,7 +172,11 @@ def test_a_model_of_another_file_under_the_same_name(bench: Workshop, tmp_path: 
         ({}, 400, "invalid model name"),
         ({"model": "a b", "from": BIG}, 400, "invalid model name"),
         ({"model": "x"}, 400, "neither 'from' or 'files' was specified"),
-        ({"model": "x", "from": BIG, "files": {"a": "sha256:" + "0" * 64}}, 400, "both 'from' and 'files' were"),
+        (
+            {"model": "x", "from": BIG, "files": {"a": "sha256:" + "0" * 64}},
+            400,
+            "both 'from' and 'files' were",
+        ),
         ({"model": "x", "from": "nothing"}, 404, "model 'nothing' not found"),
         ({"model": "x", "from": "a b"}, 400, "invalid model name"),
         ({"model": "X:cloud", "from": BIG}, 400, "would be a model that runs elsewhere"),
@@ -178,7 +187,11 @@ def test_a_model_of_another_file_under_the_same_name(bench: Workshop, tmp_path: 
         ({"model": "x", "from": BIG, "quantize": "q4_0"}, 400, "quantize is not supported"),
         ({"model": "x", "from": BIG, "adapters": {"a": "b"}}, 400, "adapters is not supported"),
         ({"model": "x", "from": BIG, "template": "{{ .Prompt }}"}, 400, "only the model's own template"),
-        ({"model": "x", "from": BIG, "parameters": {"top_k": "many"}}, 400, '"top_k" must be of type integer'),
+        (
+            {"model": "x", "from": BIG, "parameters": {"top_k": "many"}},
+            400,
+            '"top_k" must be of type integer',
+        ),
         ({"model": "x", "from": BIG, "parameters": {"num_ctx": 0}}, 400, "num_ctx"),
         ({"model": "x", "from": BIG, "license": 5}, 400, "license must be a text or a list of texts"),
         ({"model": "x", "from": BIG, "messages": [{"role": "tool"}]}, 400, "messages.0.role"),
@@ -269,7 +282,11 @@ def test_what_cannot_be_copied(
         ({"name": "a b"}, 400, 'name "a b" is invalid'),
         ({"model": "nothing"}, 404, "model 'nothing' not found"),
         ({"model": "x:cloud"}, 404, "model 'x:cloud' not found"),
-        ({"model": BIG}, 400, f'"{BIG}" is the generator of the settings and would come back: change generator.name'),
+        (
+            {"model": BIG},
+            400,
+            f'"{BIG}" is the generator of the settings and would come back: change generator.name',
+        ),
     ],
 )
 def test_what_cannot_be_deleted(bench: Workshop, body: dict[str, Any], status: int, text: str) -> None:

@@ -96,7 +96,9 @@ def test_a_quantisation(bench: Workshop, tiny: bytes, quant: str) -> None:
 
 def test_a_configured_model_lands_where_the_settings_say(bench: Workshop, tiny: bytes) -> None:
     bench.hub.add("unsloth/Qwen3-1.7B-GGUF", **{"Qwen3-1.7B-Q4_K_M_gguf": tiny})
-    assert error_of(bench.client.post("/api/chat", json={"model": PULLED, "messages": [{"role": "user"}]}), 500)
+    assert error_of(
+        bench.client.post("/api/chat", json={"model": PULLED, "messages": [{"role": "user"}]}), 500
+    )
     assert pull(bench, "QWEN3:1.7b")[-1] == {"status": "success"}
     assert bench.helper.read_bytes() == tiny
     assert bench.names() == {BIG, EMBED, PULLED}

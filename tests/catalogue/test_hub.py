@@ -74,7 +74,7 @@ def test_parts_are_refused_unless_the_whole_is_there_as_well() -> None:
     with pytest.raises(InvalidRequest, match=r"m-BF16-00001-of-00002\.gguf is one of several parts.*m-Q8_0"):
         choose(FILES, "BF16")
     assert choose((*FILES, "x/longer-name-m-BF16.gguf"), "BF16") == "x/longer-name-m-BF16.gguf"
-    with pytest.raises(InvalidRequest, match="one of several parts, which cannot be served$"):
+    with pytest.raises(InvalidRequest, match=r"one of several parts, which cannot be served$"):
         choose(("m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"), None)
 
 
@@ -151,7 +151,7 @@ def test_the_hub_tells_what_the_file_is(hub: FakeHub, file: HubFile, content: by
 def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(HubUnreachable, match="the hub cannot be reached .* HF_ENDPOINT"):
+    with pytest.raises(HubUnreachable, match=r"the hub cannot be reached .* HF_ENDPOINT"):
         find_file(Source("org/repo"))
 
 
@@ -189,7 +189,7 @@ def test_a_download_that_failed_goes_on_later(
     with pytest.raises(Abandoned):
         fetch(file, target, leave)
     hub.faults = [500]
-    with pytest.raises(PullFailed, match="the hub answered with an error: .*500"):
+    with pytest.raises(PullFailed, match=r"the hub answered with an error: .*500"):
         fetch(file, target, lambda here_bytes: None)
     kept_bytes = part_of(target).stat().st_size
     fetch(file, target, lambda here_bytes: None)
@@ -222,7 +222,9 @@ def test_a_shorter_file_than_promised(hub: FakeHub, content: bytes, tmp_path: Pa
         fetch(find_file(Source("org/repo")), tmp_path / "tiny.gguf", lambda here_bytes: None)
 
 
-def test_room_is_checked_first(hub: FakeHub, file: HubFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_checked_first(
+    hub: FakeHub, file: HubFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(PullFailed, match=r"has 0\.0 GB free, and 0\.0 GB are to come; .*models_dir"):

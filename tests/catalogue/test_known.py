@@ -13,7 +13,9 @@ MODELS = known_models()
 
 
 def test_every_name_and_alias_stands_there_once() -> None:
-    names = [ModelName.parse(name).full.casefold() for model in MODELS for name in (model.name, *model.aliases)]
+    names = [
+        ModelName.parse(name).full.casefold() for model in MODELS for name in (model.name, *model.aliases)
+    ]
     assert len(names) == len(set(names))
 
 

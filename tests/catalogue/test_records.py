@@ -123,7 +123,9 @@ def test_a_restart_finds_everything_again(catalogue: Catalogue, folder: Path) ->
     assert first.weights == second.weights != third.weights
     again = Catalogue(settings(folder))
     assert [again.find(name) for name in ("me/x:q4", "y", "coder")] == [first, second, third]
-    assert names(again) == names(catalogue) == ["Y:latest", "big:7b", "coder:latest", "me/x:q4", "small:latest"]
+    assert (
+        names(again) == names(catalogue) == ["Y:latest", "big:7b", "coder:latest", "me/x:q4", "small:latest"]
+    )
 
 
 def test_unknown_parameters_are_kept_and_damaged_records_are_left_out(
@@ -243,7 +245,11 @@ def test_a_file_that_was_exchanged_is_not_told_by_its_old_digest(catalogue: Cata
 
 def test_known_models_bring_their_makers_advice(folder: Path) -> None:
     catalogue = Catalogue(settings(folder, name="qwen3:8b"))
-    assert catalogue.find("qwen3:8b").recipe.parameters.given == {"temperature": 0.6, "top_k": 20, "top_p": 0.95}
+    assert catalogue.find("qwen3:8b").recipe.parameters.given == {
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 0.95,
+    }
     assert catalogue.find("small").recipe == Recipe()
 
 
@@ -252,7 +258,9 @@ def test_a_folder_that_cannot_be_written_names_the_setting(folder: Path) -> None
     (folder / "models").write_text("a file")
     catalogue = Catalogue(settings(folder))
     assert names(catalogue) == ["big:7b", "small:latest"]
-    with pytest.raises(CannotWrite, match=r"models_dir = \S+models cannot be written: .*; let models_dir name"):
+    with pytest.raises(
+        CannotWrite, match=r"models_dir = \S+models cannot be written: .*; let models_dir name"
+    ):
         alias(catalogue, "coder", "big:7b")
     with pytest.raises(CannotWrite):
         catalogue.path_for(ModelName.parse("x"), "a" * 64)

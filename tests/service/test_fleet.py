@@ -128,12 +128,11 @@ async def test_aliases_are_one_model_in_memory(service: Service) -> None:
         entry = service.catalogue.find(base)
         record = service.catalogue.record_over(entry, ModelName.parse(name), Recipe(), "")
         service.catalogue.add(record)
-    async with service.fleet.lease(service.catalogue.find("again")) as first:
-        async with service.fleet.lease(one) as second:
-            assert first is second
-    async with service.fleet.lease(service.catalogue.find("coder")) as first:
-        async with service.fleet.lease(service.catalogue.find("big")) as second:
-            assert first is second
+    lease, find = service.fleet.lease, service.catalogue.find
+    async with lease(find("again")) as first, lease(one) as second:
+        assert first is second
+    async with lease(find("coder")) as first, lease(find("big")) as second:
+        assert first is second
     assert len(service.fleet.residents()) == 2
     service.fleet.unload(service.catalogue.find("coder"))
     await asyncio.sleep(0.5)
