@@ -16,16 +16,21 @@ PROJECT = Path(__file__).resolve().parents[1]
 START_S = 120
 
 
-def embedded_config(model: Path, *, helper: Path | None = None, **tables: dict[str, Any]) -> str:
-    """TOML for the embedded model in both roles, with more keys for ``generator``, ``helper``, ``router``."""
+def embedded_config(
+    model: Path, *, helper: Path | dict[str, Any] | None = None, **tables: dict[str, Any]
+) -> str:
+    """TOML for the embedded model in both roles, with more keys for ``generator``, ``helper``, ``router``;
+    ``helper`` may be just its file."""
+    own = helper if isinstance(helper, dict) else {"path": str(helper or model)}
     defaults: dict[str, dict[str, Any]] = {
         "generator": {"name": "smollm2:135m", "path": str(model), "device": "cpu", "context": 8192},
         "helper": {
             "name": "smollm2:135m-helper",
-            "path": str(helper or model),
+            "path": str(model),
             "device": "cpu",
             "context": 8192,
             "slots": 4,
+            **own,
         },
         "router": {"helper_timeout_s": 600.0},
     }

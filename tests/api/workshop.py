@@ -104,7 +104,7 @@ def open_workshop(folder: Path) -> Iterator[Workshop]:
         + embedded_config(
             big,
             generator={"name": BIG, "context": 1024, "memory_margin_mib": 16},
-            helper={"name": PULLED, "path": str(helper), "context": 512, "preload": False},
+            helper={"name": PULLED, "path": str(helper), "context": 512, "preload": False, "kv_type": "f16"},
         )
     )
     with FakeHub() as hub, contextlib.ExitStack() as stack:

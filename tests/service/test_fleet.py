@@ -35,7 +35,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
         write_llama(models / f"{name}.gguf")
     write_bert(models / "embed.gguf")
     config = tmp_path / "config.toml"
-    common = {"context": 1024, "memory_margin_mib": 0, "keep_alive": "-1"}
+    common = {"context": 1024, "memory_margin_mib": 0, "keep_alive": "-1", "kv_type": "f16"}
     tables = {"generator": {**common, "name": "big", "path": str(big)}}
     tables["helper"] = {**common, "name": "small", "path": str(small)}
     config.write_text(f'models_dir = "{models}"\n' + embedded_config(big, **tables))
