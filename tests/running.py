@@ -41,6 +41,13 @@ def embedded_config(
     return "\n".join(lines) + "\n"
 
 
+def _own_models_dir(config: Path) -> dict[str, str]:
+    """Models that a developer keeps in the repository are none of a test's, unless it says so."""
+    if "models_dir" in config.read_text():
+        return {}
+    return {"LLM_OPTIMIZER_MODELS_DIR": str(config.absolute().parent / "models")}
+
+
 def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
@@ -56,6 +63,7 @@ class RunningServer:
         environment: dict[str, str] | None = None,
     ) -> None:
         flags = [] if port is None else ["--port", str(port)]
+        folder = config.absolute().parent
         command = [sys.executable, "-m", "server", "serve", "--config", str(config), *flags, *arguments]
         self._process = subprocess.Popen(
             command,
@@ -65,7 +73,8 @@ class RunningServer:
             text=True,
             env={
                 # Nothing of a test may stay in the user's folders.
-                "LLM_OPTIMIZER_CACHE_DIR": str(config.absolute().parent / "cache"),
+                "LLM_OPTIMIZER_CACHE_DIR": str(folder / "cache"),
+                **_own_models_dir(config),
                 **(os.environ if environment is None else environment),
                 "PYTHONUNBUFFERED": "1",
             },

@@ -73,6 +73,13 @@ def test_an_unknown_model_is_404(client: httpx.Client, path: str, name: str) -> 
     assert error_of(ask_for(client, path, name), 404) == f"model '{shown}' not found"
 
 
+@pytest.mark.parametrize("path", TAKES_NAMES)
+@pytest.mark.parametrize("name", ["smollm2:cloud:local", "smollm2:135m-cloud:local"])
+def test_a_model_cannot_be_here_and_elsewhere(client: httpx.Client, path: str, name: str) -> None:
+    text = error_of(ask_for(client, path, name), 400)
+    assert text == "invalid model name: use either :local or :cloud, not both"
+
+
 @pytest.mark.parametrize("name", ["", None])
 @pytest.mark.parametrize(
     ("path", "status", "text"),

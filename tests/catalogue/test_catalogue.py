@@ -8,8 +8,9 @@ import pytest
 
 import server.catalogue.files
 from server.catalogue import Catalogue, Role
-from server.chat.template import CHATML
+from server.chat.template import CHATML, ChatTemplate
 from server.config import Settings
+from server.domain.chat import Message
 from server.domain.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
 from tests.engine.gguf_files import Tensor, write_gguf
 
@@ -163,6 +164,17 @@ TOKENS = [f"token {number}" for number in range(600)]
 def test_capabilities(catalogue: Catalogue, metadata: dict[str, Any], capabilities: tuple[str, ...]) -> None:
     write(catalogue, Role.GENERATOR, {**PLAIN, **metadata})
     assert catalogue.inspect(catalogue.of(Role.GENERATOR)).capabilities == capabilities
+
+
+def test_a_model_that_fills_gaps_says_so_where_continue_looks(catalogue: Catalogue) -> None:
+    write(catalogue, Role.GENERATOR, {**PLAIN, "tokenizer.chat_template": "{{ messages[0].content }}"})
+    plain = catalogue.inspect(catalogue.of(Role.GENERATOR))
+    assert plain.shown_template == plain.template
+    infill = {"tokenizer.chat_template": plain.template, "tokenizer.ggml.fim_pre_token_id": 7}
+    write(catalogue, Role.HELPER, {**PLAIN, **infill})
+    shown = catalogue.inspect(catalogue.of(Role.HELPER)).shown_template
+    assert ".Suffix" in shown
+    assert ChatTemplate(shown).render([Message("user", "Hi")]).strip() == "Hi"
 
 
 def test_a_model_without_a_template_speaks_chatml(catalogue: Catalogue) -> None:

@@ -3,16 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.app import build_service
 from server.catalogue import Entry, ModelName, Parameters, Recipe
+from server.catalogue.records import Example
+from server.chat.template import ChatTemplate
 from server.config import load_settings
+from server.domain.chat import ChatRequest, Message
 from server.domain.errors import InvalidRequest, ModelLoadFailed
+from server.routing.decide import Strategy
+from server.service.helper import LoadedHelper
 from server.service.loading import Loader
 from server.service.placement import Placements
+from server.service.report import Outcome
 from server.service.service import Service
+from tests.e2e.conversations import as_several_messages
 from tests.engine.tiny_models import write_bert, write_llama
 from tests.running import embedded_config
 
@@ -36,7 +44,8 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
     write_bert(models / "embed.gguf")
     config = tmp_path / "config.toml"
     common = {"context": 1024, "memory_margin_mib": 0, "keep_alive": "-1", "kv_type": "f16"}
-    tables = {"generator": {**common, "name": "big", "path": str(big)}}
+    tables: dict[str, dict[str, Any]] = {"generator": {**common, "name": "big", "path": str(big)}}
+    tables["router"] = {"strategy_a_max": 50, "strategy_b_max": 5000, "summary_chars_max": 100}
     tables["helper"] = {**common, "name": "small", "path": str(small)}
     config.write_text(f'models_dir = "{models}"\n' + embedded_config(big, **tables))
     built = build_service(load_settings(config, {}, {}))
@@ -199,3 +208,41 @@ async def test_devices_do_not_wait_for_each_other(service: Service, monkeypatch:
     hang.set()
     await asyncio.gather(first, second)
     assert loaded(service) == {"one", "two", "small"}
+
+
+async def test_an_alias_of_the_generator_is_routed_and_keeps_its_own_texts(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model itself puts in front is neither shortened nor left out."""
+    recipe = Recipe(
+        system="Be terse.",
+        messages=(Example(role="user", content="Example?"), Example(role="assistant", content="Example!")),
+        parameters=Parameters(num_predict=3),
+    )
+    big = service.catalogue.find("big")
+    service.catalogue.add(service.catalogue.record_over(big, ModelName.parse("coder"), recipe, ""))
+
+    async def summary(*_: object) -> str:
+        return "The log holds timeouts of db-1."
+
+    monkeypatch.setattr(LoadedHelper, "answer", summary)
+    rendered: list[str] = []
+    real = ChatTemplate.render
+
+    def render(self: ChatTemplate, *given: Any, **named: Any) -> str:
+        rendered.append(real(self, *given, **named))
+        return rendered[-1]
+
+    monkeypatch.setattr(ChatTemplate, "render", render)
+    messages = [Message(message["role"], message["content"]) for message in as_several_messages(400)[1:]]
+    reply = await service.chat(ChatRequest("coder", tuple(messages)))
+    outcome = [part async for part in reply][-1]
+    await reply.aclose()
+    assert isinstance(outcome, Outcome)
+    assert (outcome.routing.strategy, outcome.usage.generated_tokens) == (Strategy.B, 3)
+    assert "The log holds timeouts of db-1." in rendered[-1]
+    front = (
+        "system\nBe terse.<|im_end|>\n<|im_start|>user\nExample?<|im_end|>\n<|im_start|>assistant\nExample!"
+    )
+    assert rendered[-1].startswith(f"<|im_start|>{front}<|im_end|>\n")
+    assert outcome.routing.tokens_sent < outcome.routing.tokens_received
