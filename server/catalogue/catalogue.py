@@ -279,8 +279,11 @@ class Catalogue:
                 logger.warning("%s is not served: no configured model is %s", record.name, record.base)
 
     def _remove_file_unless_used(self, record: Record) -> None:
-        if record.file is not None and all(other.file != record.file for other in self._records):
-            self._unlink(self.models_dir / record.file)
+        if record.file is None or any(other.file == record.file for other in self._records):
+            return
+        path = self.models_dir / record.file
+        if all(entry.settings.path.resolve() != path.resolve() for entry in self.configured):
+            self._unlink(path)
 
     def _unlink(self, path: Path) -> None:
         try:

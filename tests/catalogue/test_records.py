@@ -285,3 +285,11 @@ def test_a_crash_while_writing_leaves_the_old_record(
 def test_a_record_without_weights_is_none() -> None:
     with pytest.raises(ValueError, match="needs either base or file"):
         Record.model_validate({"name": "x", "modified_at": "2026-01-01T00:00:00Z"})
+
+
+def test_a_file_that_the_settings_name_never_goes(catalogue: Catalogue, folder: Path) -> None:
+    path = own(catalogue, "x").settings.path
+    again = Catalogue(settings(folder, path=str(path)))
+    again.remove(again.find("x"))
+    assert path.exists()
+    assert names(again) == ["big:7b", "small:latest"]
