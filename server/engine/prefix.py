@@ -167,6 +167,10 @@ class PrefixCache:
                 return True
         return False
 
+    def kept_beside(self, sequence: int) -> tuple[Held, ...]:
+        """What is kept in other sequences."""
+        return tuple(held for held in self._kept.values() if held.sequence != sequence)
+
     def find(self, sequence: int) -> Held | None:
         """What a kept sequence holds."""
         return self._kept.get(sequence)

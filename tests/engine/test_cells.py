@@ -325,3 +325,15 @@ def test_what_finds_no_room_in_host_memory_stays_where_it_is(load: LOADS, host_c
     for prompt, length in zip(kept, lengths, strict=True):
         assert cached(ask(engine, prompt + " and next", 2)) >= length - 1
     assert engine.figures.restored_tokens == 0
+
+
+def test_of_a_conversation_that_goes_on_only_the_last_turn_is_copied(load: LOADS) -> None:
+    engine = load(8192, host_cache_bytes=256 * MIB)
+    turns = [story("the conversation", 300) + " turn after turn" * number for number in range(6)]
+    for turn in turns:
+        ask(engine, turn, 2).finished()
+    ask(engine, story("another", 900), 2).finished()
+    wait_until_idle(engine)
+    assert engine.figures.evictions >= len(turns)
+    assert engine.tiers.states == 1
+    assert cached(ask(engine, turns[-1] + " and next", 2)) > 300
