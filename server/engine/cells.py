@@ -90,10 +90,7 @@ class Cells:
         oldest = self._cache.oldest(sparing)
         if oldest is None:
             return False
-        self._cache.give_up(oldest)
-        self._figures.evictions += 1
-        self._move_out(oldest)
-        self._context.cut(oldest.sequence, 0)
+        self._evict(oldest)
         return True
 
     def lighten(self, *, most_tokens: int) -> None:
@@ -105,12 +102,12 @@ class Cells:
         """
         while (held := self._in_the_way()) and len(held.tokens) <= most_tokens:
             most_tokens -= len(held.tokens)
-            self.evict()
+            self._evict(held)
 
     def lighten_once(self) -> None:
         """Move one kept conversation, of any length, that is in the way of the living ones."""
-        if self._in_the_way():
-            self.evict()
+        if held := self._in_the_way():
+            self._evict(held)
 
     def evict_all(self) -> None:
         """Move everything kept to host memory, because the context goes away."""
@@ -143,8 +140,8 @@ class Cells:
     def _in_the_way(self) -> Held | None:
         """The kept conversation that should make way for the living ones and can without being lost."""
         running = [lane.tokens for lane in self._living.values()]
-        oldest = self._cache.oldest()
-        if not self._trimmable or oldest is None or oldest.pinned:
+        oldest = self._cache.oldest_beside(running)
+        if not self._trimmable or oldest is None:
             return None
         if self._cache.cells_beside(running) <= distinct_tokens(running) // LIGHT_PART:
             return None
@@ -220,6 +217,12 @@ class Cells:
         self._forget(self._cache.keep(sequence, tokens, pinned=lasting))
         if lasting and self._store.has_disk and not self._store.holds(tokens, lasting=True):
             self._unfiled.append(sequence)
+
+    def _evict(self, held: Held) -> None:
+        self._cache.give_up(held)
+        self._figures.evictions += 1
+        self._move_out(held)
+        self._context.cut(held.sequence, 0)
 
     def _move_out(self, held: Held) -> None:
         worth_it = self._store.keeps_any and self._lost_without(held) >= WORTH_MOVING_TOKENS
