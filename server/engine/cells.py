@@ -250,4 +250,3 @@ class Cells:
     def _free(self, sequence: int) -> None:
         self._context.cut(sequence, 0)
         self._cache.give_back(sequence)
-

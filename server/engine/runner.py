@@ -77,8 +77,8 @@ class Runner:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self._waiting and not self._running and not self.cells.untidy
+        """Whether there is nothing that anybody waits for."""
+        return not self._waiting and not self._running
 
     @property
     def running(self) -> int:
