@@ -150,6 +150,20 @@ def test_a_system_prompt_outlives_the_process(load: LOADS, embedded_model: Path,
     assert cached(lasting(second, "Two?")) >= cached(after)
 
 
+def test_a_system_prompt_is_written_once_nobody_has_asked_for_a_while(
+    load: LOADS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engine.engine.TIDY_AFTER_S", 0.5)
+    engine = load(cache_dir=tmp_path, disk_cache_bytes=512 * MIB, digest="m")
+    for question in ("One?", "Two?", "Three?"):
+        lasting(engine, question).finished()
+        assert engine.tiers.disk_bytes == 0, "the next turn does not wait for a write"
+    deadline = time.monotonic() + 60
+    while engine.tiers.disk_bytes == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     "other",
     [
