@@ -16,6 +16,7 @@ class Opening:
     strategy: Strategy | None
     reason: str
     tokens_received: int
+    dropped_messages: int = 0
 
 
 class Reply:

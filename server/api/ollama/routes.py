@@ -159,7 +159,7 @@ def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Respon
         last_words=_error_line,
         close=reply.aclose,
         media_type=NDJSON,
-        headers=planned_headers(strategy, opening.tokens_received),
+        headers=planned_headers(strategy, opening.tokens_received, opening.dropped_messages),
     )
 
 

@@ -227,19 +227,22 @@ def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
 
 def routing_headers(routing: Routing) -> dict[str, str]:
     """What was done, for a response whose headers go out at its end."""
+    strategy = routing.strategy.value if routing.strategy else None
     return {
-        **planned_headers(routing.strategy.value if routing.strategy else None, routing.tokens_received),
+        **planned_headers(strategy, routing.tokens_received, routing.dropped_messages),
         "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
         "X-LLM-Optimizer-Summaries": str(routing.summaries),
         "X-LLM-Optimizer-Helper-Ms": str(routing.helper_ns // 1_000_000),
     }
 
 
-def planned_headers(strategy: str | None, tokens_received: int) -> dict[str, str]:
+def planned_headers(strategy: str | None, tokens_received: int, dropped_messages: int = 0) -> dict[str, str]:
     """What will be done, for a response that begins before it is."""
+    dropped = {"X-LLM-Optimizer-Dropped-Messages": str(dropped_messages)} if dropped_messages else {}
     return {
         "X-LLM-Optimizer-Strategy": strategy or "direct",
         "X-LLM-Optimizer-Tokens-Received": str(tokens_received),
+        **dropped,
     }
 
 
