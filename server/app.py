@@ -19,7 +19,7 @@ from server.api.ollama.routes import ollama_router
 from server.api.openai.errors import openai_refusal
 from server.catalogue import Catalogue
 from server.config import Settings
-from server.domain.errors import ServiceError
+from server.domain.errors import QueueFull, ServiceError
 from server.engine.library import Library
 from server.gpu.nvml import open_nvml
 from server.service.fleet import DiskCache, Fleet
@@ -27,6 +27,9 @@ from server.service.placement import MIB
 from server.service.service import Service
 
 logger = logging.getLogger("llm-optimizer")
+
+RETRY_AFTER_S = "2"
+"""A short answer's time: the queue has room again as soon as one is done."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -73,7 +76,10 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         error,
         request_id(request.scope),
     )
-    return refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
+    answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
+    if isinstance(error, QueueFull):
+        answer.headers["retry-after"] = RETRY_AFTER_S
+    return answer
 
 
 def _on_http_error(request: Request, error: Exception) -> Response:

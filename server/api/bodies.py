@@ -28,16 +28,18 @@ _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 class Lenient(BaseModel):
-    """Unknown keys are ignored and null counts as absent; a wrong type is an error."""
+    """Unknown keys are ignored, the case of known ones as well, and null counts as absent, all as in Go; a
+    wrong type is an error."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: item for key, item in value.items() if item is not None}
-        return value
+        if not isinstance(value, dict):
+            return value
+        given = {key: item for key, item in value.items() if item is not None}
+        return {**{key.lower(): item for key, item in given.items()}, **given}
 
 
 def _image(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.api.bodies import encoded, parse
 from server.api.guards import request_id
-from server.api.http import LineStream, read_json, unless_gone
+from server.api.http import LineStream, opened_soon, read_json, unless_gone
 from server.api.ollama import models
 from server.api.ollama.wire import (
     ChatBody,
@@ -96,11 +96,11 @@ class _Routes:
         if not body.messages:
             return await self._load_or_unload(request, body, "chat", {"message": _EMPTY_MESSAGE})
         wanted = replace(body.to_domain(), id=request_id(request.scope))
-        reply = await unless_gone(request, self._service.chat(wanted))
         numbered = _CallNumbers(body.model)
+        opening = self._service.chat(wanted)
         if wanted.stream:
-            return _stream(reply, numbered.chunk)
-        return await unless_gone(request, _whole(reply, numbered.chunk))
+            return _stream(await opened_soon(request, opening), numbered.chunk)
+        return await unless_gone(request, _whole(opening, numbered.chunk))
 
     async def generate(self, request: Request) -> Response:
         body = parse(GenerateBody, await read_json(request))
@@ -109,15 +109,15 @@ class _Routes:
         if not body.prompt and not body.suffix:
             return await self._load_or_unload(request, body, "generate", {"response": ""})
         wanted = replace(body.to_domain(), id=request_id(request.scope))
-        reply = await unless_gone(request, self._service.complete(wanted))
+        opening = self._service.complete(wanted)
 
         def chunk(delta: AnswerDelta) -> dict[str, Any]:
             return generate_chunk(body.model, delta)
 
         with_context = not wanted.raw
         if wanted.stream:
-            return _stream(reply, chunk, with_context=with_context)
-        return await unless_gone(request, _whole(reply, chunk, with_context=with_context))
+            return _stream(await opened_soon(request, opening), chunk, with_context=with_context)
+        return await unless_gone(request, _whole(opening, chunk, with_context=with_context))
 
     async def _load_or_unload(
         self, request: Request, body: Run, purpose: str, empty: dict[str, Any]
@@ -151,19 +151,19 @@ _EMPTY_MESSAGE = {"role": "assistant", "content": ""}
 
 
 def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
-    opening = reply.opening
-    strategy = opening.strategy.value if opening.strategy else None
     return LineStream(
         _lines(reply, chunk, with_context=with_context),
         heartbeat=lambda: _line(chunk(AnswerDelta())),
         last_words=_error_line,
         close=reply.aclose,
         media_type=NDJSON,
-        headers=planned_headers(strategy, opening.tokens_received, opening.dropped_messages),
+        headers=planned_headers(reply.opening),
     )
 
 
 async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGenerator[bytes, None]:
+    # Something to read at once: whoever waits for a first byte must not wait for the model.
+    yield _line(chunk(AnswerDelta()))
     async for part in reply:
         if isinstance(part, Outcome):
             yield _line(_last(part, chunk(AnswerDelta()), with_context=with_context))
@@ -171,8 +171,11 @@ async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGene
             yield _line(chunk(part))
 
 
-async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
+async def _whole(
+    opening: Coroutine[Any, Any, Reply], chunk: Chunk, *, with_context: bool = False
+) -> Response:
     """Everything as one object."""
+    reply = await opening
     words: list[str] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []

@@ -17,6 +17,7 @@ from server.api.options import (
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest
 from server.domain.generation import TokenScore
+from server.service.reply import Opening
 from server.service.report import Outcome, Routing
 
 class _Function(Lenient):
@@ -71,9 +72,14 @@ class Run(Lenient):
     max_output_tokens: Any = None
     temperature: Any = None
     top_p: Any = None
+    debug_render_only: bool = Field(default=False, alias="_debug_render_only")
 
     def run_options(self) -> RunOptions:
         """Everything about how the request is to be run. Raises InvalidRequest."""
+        if self.debug_render_only:
+            raise InvalidRequest(
+                "_debug_render_only is not supported; POST /api/tokenize with the messages gives the prompt"
+            )
         beside = {
             "num_predict": self.max_output_tokens,
             "temperature": self.temperature,
@@ -227,23 +233,26 @@ def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
 
 def routing_headers(routing: Routing) -> dict[str, str]:
     """What was done, for a response whose headers go out at its end."""
-    strategy = routing.strategy.value if routing.strategy else None
+    opening = Opening(routing.strategy, routing.reason, routing.tokens_received, routing.dropped_messages)
     return {
-        **planned_headers(strategy, routing.tokens_received, routing.dropped_messages),
+        **planned_headers(opening),
         "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
         "X-LLM-Optimizer-Summaries": str(routing.summaries),
         "X-LLM-Optimizer-Helper-Ms": str(routing.helper_ns // 1_000_000),
     }
 
 
-def planned_headers(strategy: str | None, tokens_received: int, dropped_messages: int = 0) -> dict[str, str]:
-    """What will be done, for a response that begins before it is."""
-    dropped = {"X-LLM-Optimizer-Dropped-Messages": str(dropped_messages)} if dropped_messages else {}
-    return {
-        "X-LLM-Optimizer-Strategy": strategy or "direct",
-        "X-LLM-Optimizer-Tokens-Received": str(tokens_received),
-        **dropped,
+def planned_headers(opening: Opening | None) -> dict[str, str]:
+    """What will be done, for a response that begins before it is; nothing where that is not known yet."""
+    if opening is None:
+        return {}
+    told = {
+        "X-LLM-Optimizer-Strategy": opening.strategy.value if opening.strategy else "direct",
+        "X-LLM-Optimizer-Tokens-Received": str(opening.tokens_received),
     }
+    if opening.dropped_messages:
+        told["X-LLM-Optimizer-Dropped-Messages"] = str(opening.dropped_messages)
+    return told
 
 
 def _what_was_done(outcome: Outcome) -> dict[str, Any]:
