@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -82,3 +83,22 @@ def encoded(value: dict[str, Any]) -> bytes:
     """Compact JSON in one line, whatever the reader takes for a line's end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.translate(_LINE_ENDS).encode("utf-8", "replace")
+
+
+def documented(kind: type[BaseModel]) -> dict[str, Any]:
+    """What a route's entry in the OpenAPI document says of its body, which the route reads by itself."""
+    schema = kind.model_json_schema()
+    plain = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": plain}}}}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """``schema`` with its references replaced by what they mean: the bodies have no cycles."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+    return {key: _inlined(item, definitions) for key, item in schema.items()}

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from server.api.bodies import encoded, parse
+from server.api.bodies import documented, encoded, parse
 from server.api.guards import request_id
 from server.api.http import LineStream, opened_soon, read_json, unless_gone
 from server.api.ollama import models
@@ -48,9 +48,12 @@ def ollama_router(service: Service) -> APIRouter:
     routes = _Routes(service)
     router.add_api_route("/api/tags", routes.tags, methods=["GET", "HEAD"])
     router.add_api_route("/api/ps", routes.ps, methods=["GET"])
-    router.add_api_route("/api/show", routes.show, methods=["POST"])
-    router.add_api_route("/api/chat", routes.chat, methods=["POST"])
-    router.add_api_route("/api/generate", routes.generate, methods=["POST"])
+    for path, answer, body in (
+        ("/api/show", routes.show, NamedBody),
+        ("/api/chat", routes.chat, ChatBody),
+        ("/api/generate", routes.generate, GenerateBody),
+    ):
+        router.add_api_route(path, answer, methods=["POST"], openapi_extra=documented(body))
     return router
 
 
