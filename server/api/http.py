@@ -145,19 +145,21 @@ async def opened_soon(request: Request, opening: Coroutine[Any, Any, Reply]) -> 
     watching = asyncio.ensure_future(_until_gone(request.receive))
     reply = late_reply(under_way)
     try:
-        ended, _ = await asyncio.wait(
-            {under_way, watching}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        if under_way in ended:
-            return await under_way
-        if ended:
-            raise RequestCancelled
+        await asyncio.wait({under_way, watching}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        return await _soonest(under_way, watching, reply)
     except BaseException:
         await reply.aclose()
         raise
     finally:
         watching.cancel()
-    return reply
+
+
+async def _soonest(under_way: asyncio.Task[Reply], watching: asyncio.Task[None], late: Reply) -> Reply:
+    if under_way.done():
+        return await under_way
+    if watching.done():
+        raise RequestCancelled
+    return late
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -5,6 +5,7 @@ A file that is written through a tool takes minutes: whoever waits for it wants 
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any
 
@@ -79,6 +80,15 @@ class ArgumentStream:
         self._value_start = 0
         self._open = ""
         self.written = ""
+        self._steps: Mapping[_Place, Callable[[], bool]] = {
+            _Place.OBJECT: lambda: self._pass("{", _Place.KEY, "{"),
+            _Place.KEY: self._read_key,
+            _Place.VALUE: self._begin_value,
+            _Place.TEXT: self._read_text,
+            _Place.OTHER: self._read_other,
+            _Place.BEHIND: lambda: self._pass(",", _Place.KEY, ""),
+            _Place.END: lambda: False,
+        }
 
     def feed(self, text: str) -> str:
         """What is certain now."""
@@ -93,21 +103,7 @@ class ArgumentStream:
 
     def _advance(self) -> bool:
         """One step; False when more text is needed."""
-        match self._place:
-            case _Place.OBJECT:
-                return self._pass("{", _Place.KEY, "{")
-            case _Place.KEY:
-                return self._read_key()
-            case _Place.VALUE:
-                return self._begin_value()
-            case _Place.TEXT:
-                return self._read_text()
-            case _Place.OTHER:
-                return self._read_other()
-            case _Place.BEHIND:
-                return self._pass(",", _Place.KEY, "")
-            case _Place.END:
-                return False
+        return self._steps[self._place]()
 
     def _next(self) -> str:
         """The next character that is no blank; empty if there is none yet."""

@@ -32,9 +32,7 @@ _FIRST_KEYS = {"name", "function", "arguments", "parameters", "type", "id"}
 _STILL_OPEN = re.compile(r'[\[{\s]*("[^"]{0,32})?\Z')
 _FIRST_KEY = re.compile(r'[\[\s]*\{\s*"([^"]{0,32})"')
 _NAME = re.compile(r'[\[\s]*\{\s*"name"\s*:\s*"([^"\\]*)"')
-_LIVE = re.compile(
-    r'\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
-)
+_LIVE = re.compile(r'\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _OUTSIDE = re.compile(r"[^\s\d,:.+\-eEtrufalsn]")
 _INSIDE = re.compile(r'["\\]')
 _PAIRS = {"{": "}", "[": "]"}
@@ -206,7 +204,9 @@ class CallScanner:
         if self._live is not None:
             index, call = calls.pop(0)
             self._parts.append(CallPart(index, self._live.rest(call.arguments)))
-        self._parts += [CallPart(index, written_out(call.arguments), call.id, call.name) for index, call in calls]
+        self._parts += [
+            CallPart(index, written_out(call.arguments), call.id, call.name) for index, call in calls
+        ]
 
     def _body_calls(self, written: _Written) -> tuple[ToolCall, ...]:
         if self._body is None:

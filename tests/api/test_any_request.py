@@ -34,7 +34,10 @@ BODIES: dict[str, dict[str, Any]] = {
         "stream_options": {"include_usage": True},
         "logprobs": True,
         "top_logprobs": 2,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"type": "object"}},
+        },
     },
     "/v1/completions": {"model": GENERATOR, "prompt": "Hi", "max_tokens": 1, "logprobs": 1, "stop": ["x"]},
     "/v1/responses": {"model": GENERATOR, "input": "Hi", "max_output_tokens": 1, "stream": True},
@@ -55,7 +58,17 @@ LIMITS = {
 }
 STRANGE: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 10**30, 1e300, "", "x", "\ud800", " " * 3, "a" * 5000, "Infinity"),
-    *([], {}, [[]], [None], {"": None}, {"type": "text"}, {"$ref": "#"}, ["x"] * 300, {"type": ["string", 1]}),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        {"": None},
+        {"type": "text"},
+        {"$ref": "#"},
+        ["x"] * 300,
+        {"type": ["string", 1]},
+    ),
 ]
 METHODS = ("POST", "POST", "POST", "POST", "GET", "PUT", "DELETE", "OPTIONS", "HEAD")
 ALLOWED = {200, 201, 204, 400, 403, 404, 405, 413, 501, 503}
@@ -88,7 +101,9 @@ def changed(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
             case part if part < 0.8:
                 del holder[place[-1]]
             case _ if isinstance(holder, dict):
-                holder[chance.choice(["tools", "think", "x", "keep_alive", "images"])] = chance.choice(STRANGE)
+                holder[chance.choice(["tools", "think", "x", "keep_alive", "images"])] = chance.choice(
+                    STRANGE
+                )
     return body
 
 
@@ -124,7 +139,7 @@ def fault_of(client: httpx.Client, asked: Asked) -> str | None:
 
 def check(server: RunningServer, client: httpx.Client, requests: int) -> None:
     before = len(server.log)
-    chance = random.Random(requests)
+    chance = random.Random(requests)  # noqa: S311  # nothing secret
     with ThreadPoolExecutor(8) as pool:
         asked = [a_request(chance) for _ in range(requests)]
         faults = [fault for fault in pool.map(lambda one: fault_of(client, one), asked) if fault]

@@ -403,7 +403,9 @@ def arguments_of(deltas: tuple[AnswerDelta, ...]) -> str:
 
 def test_the_text_of_a_file_comes_while_it_is_written() -> None:
     parser = AnswerParser(TOOLS)
-    begun = parser.feed('<tool_call>\n{"name": "write_to_file", "arguments": {"path": "a.txt", "content": "on')
+    begun = parser.feed(
+        '<tool_call>\n{"name": "write_to_file", "arguments": {"path": "a.txt", "content": "on'
+    )
     assert arguments_of(begun) == '{"path": "a.txt", "content": "on'
     assert arguments_of(parser.feed("e\\")) == "e"
     assert arguments_of(parser.feed("ntwo")) == r"\ntwo"
@@ -415,7 +417,8 @@ def test_the_text_of_a_file_comes_while_it_is_written() -> None:
 def test_a_call_that_breaks_is_text_and_its_number_is_not_used_again() -> None:
     parser = AnswerParser(TOOLS)
     broken = '{"name": "look", "arguments": {"at": "a" "b"}}\n'
-    deltas = (*parser.feed(broken + BARE), *parser.finish())
+    begun, rest = broken[:40], broken[40:]
+    deltas = (*parser.feed(begun), *parser.feed(rest + BARE), *parser.finish())
     assert "".join(delta.content for delta in deltas).strip() == broken.strip()
     assert [(part.index, part.name) for delta in deltas for part in delta.call_parts if part.id] == [
         (0, "look"),

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable, Sequence
 
 from hypothesis import given
@@ -31,7 +32,7 @@ def test_the_oldest_go_and_the_task_stays() -> None:
     assert found is not None
     assert found == (SYSTEM, TASK, *history[2 * UNITS_AT_ONCE :], Message("assistant", "last"), QUESTION)
     roles = [message.role for message in found[1:]]
-    assert all(here != there for here, there in zip(roles, roles[1:], strict=False))
+    assert all(here != there for here, there in itertools.pairwise(roles))
 
 
 def test_the_next_turn_drops_the_same_ones() -> None:

@@ -20,6 +20,7 @@ from server.domain.generation import TokenScore
 from server.service.reply import Opening
 from server.service.report import Outcome, Routing
 
+
 class _Function(Lenient):
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
