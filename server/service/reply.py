@@ -1,10 +1,11 @@
 """An answer under way: what is known before its first word, its deltas, its end."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from server.domain.chat import AnswerDelta
+from server.domain.errors import ServiceError
 from server.routing.decide import Strategy
 from server.service.report import Outcome
 
@@ -34,6 +35,32 @@ class Reply:
     def __aiter__(self) -> AsyncIterator[AnswerDelta | Outcome]:
         return self._parts
 
+    async def whole(self) -> tuple[AnswerDelta, Outcome]:
+        """Read to the end and close; everything as one delta.
+
+        Raises:
+            ServiceError: the answer broke off.
+        """
+        deltas: list[AnswerDelta] = []
+        try:
+            async for part in self._parts:
+                if isinstance(part, Outcome):
+                    return _joined(deltas), part
+                deltas.append(part)
+        finally:
+            await self.aclose()
+        raise ServiceError("the answer ended without an end")
+
     async def aclose(self) -> None:
         """Stop generating and let the model go."""
         await self._resources.aclose()
+
+
+def _joined(deltas: Sequence[AnswerDelta]) -> AnswerDelta:
+    return AnswerDelta(
+        content="".join(delta.content for delta in deltas),
+        thinking="".join(delta.thinking for delta in deltas),
+        tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
+        call_parts=tuple(part for delta in deltas for part in delta.call_parts),
+        scores=tuple(score for delta in deltas for score in delta.scores),
+    )

@@ -38,6 +38,7 @@ from server.service.report import (
     log_outcome,
     log_plan,
     log_summaries,
+    thinking_length,
 )
 from server.service.ticket import Ticket
 from server.service.wishes import with_tool_choice
@@ -276,6 +277,7 @@ class Service:
     ) -> AsyncIterator[AnswerDelta | Outcome]:
         parser = AnswerParser(prepared.prompt.expected)
         scores: tuple[TokenScore, ...] = ()
+        thought = False
         async for event in ticket.events():
             ended = isinstance(event, Finished)
             scores += event.scores
@@ -285,11 +287,13 @@ class Service:
                 first, *others = deltas or (AnswerDelta(),)
                 deltas, scores = (replace(first, scores=scores), *others), ()
             for delta in deltas:
+                thought = thought or bool(delta.thinking)
                 yield delta
             if isinstance(event, Finished):
-                yield self._report(admitted, prepared, event)
+                yield self._report(admitted, prepared, event, thought=thought)
 
-    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished) -> Outcome:
+    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished, *, thought: bool) -> Outcome:
+        pieces = map(admitted.loaded.engine.model.piece, end.tokens)
         outcome = Outcome(
             reason=end.reason,
             usage=end.usage,
@@ -301,6 +305,7 @@ class Service:
             prompt=prepared.prompt.tokens,
             answer=end.tokens,
             stop=end.stop,
+            thinking_tokens=thinking_length(pieces) if thought else 0,
         )
         log_outcome(admitted.route, admitted.id, admitted.model, outcome)
         return outcome
