@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from server.catalogue import Catalogue, Entry, Role
 from server.chat.parse import AnswerParser
 from server.config import RouterSettings
-from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, RunOptions
+from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, EmbeddingRequest, RunOptions
 from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import Finished, TextDelta, TokenScore
 from server.routing.decide import Plan, Strategy, Thresholds, decide
@@ -57,6 +57,14 @@ class _Admitted:
     options: RunOptions
     arrived_ns: int
     load_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A vector for each text, in their order."""
+
+    vectors: Sequence[Sequence[float]]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,11 @@ class Service:
             return await self._open(
                 admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
             )
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """The vectors of some texts."""
+        self.catalogue.find(request.model)
+        raise InvalidRequest(f'"{request.model}" does not support embeddings')
 
     async def count(self, request: ChatRequest) -> int:
         """Tokens of a chat as its model would read it. Loads the model."""
