@@ -39,9 +39,7 @@ def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="session")
-def skilled_server(
-    embedded_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningServer]:
+def skilled_server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The embedded model with two other chat templates: as generator, Qwen's, which knows tools; as helper,
     one that opens the thinking itself, so that all of an answer is thinking."""
     folder = tmp_path_factory.mktemp("skilled")

@@ -53,12 +53,13 @@ class Outcome:
 
 def thinking_length(pieces: Iterable[bytes]) -> int:
     """How many tokens, given by their bytes, a model thought; all of them if it did not come to an end."""
-    close, end, count = THINK_CLOSE.encode(), b"", 0
-    for count, piece in enumerate(pieces, 1):
+    close, end, thought = THINK_CLOSE.encode(), b"", 0
+    for piece in pieces:
         end = end[-len(close) :] + piece
+        thought += 1
         if close in end:
             break
-    return count
+    return thought
 
 
 def log_ignored(route: str, names: tuple[str, ...]) -> None:

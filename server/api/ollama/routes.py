@@ -172,9 +172,7 @@ async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> R
     """Everything as one object."""
     everything, outcome = await reply.whole()
     answer = _last(outcome, chunk(everything), with_context=with_context)
-    return Response(
-        encoded(answer), media_type="application/json", headers=routing_headers(outcome.routing)
-    )
+    return Response(encoded(answer), media_type="application/json", headers=routing_headers(outcome.routing))
 
 
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:

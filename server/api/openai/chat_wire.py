@@ -74,11 +74,13 @@ class ChatBody(Run):
     def _refuse_what_is_missing_here(self) -> None:
         if self.n != 1:
             raise InvalidRequest(
-                f"n must be 1, but it is {shown(self.n)}: a request gets one answer; send it again for another"
+                f"n must be 1, but it is {shown(self.n)}: a request gets one answer; "
+                "send it again for another"
             )
         if self.functions is not None or self.function_call is not None:
             raise InvalidRequest(
-                "functions and function_call are not supported; send tools and tool_choice, which took their place"
+                "functions and function_call are not supported; send tools and tool_choice, "
+                "which took their place"
             )
         if any(modality != "text" for modality in self.modalities):
             raise InvalidRequest(f'modalities must be ["text"], but it is {shown(self.modalities)}')
@@ -114,7 +116,9 @@ class ChatAnswer:
             yield self._chunk({}, reason, beside=ours)
         else:
             yield self._chunk({}, reason)
-            yield event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage(outcome), **ours})
+            yield event(
+                {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(outcome), **ours}
+            )
         yield DONE
 
     def last_words(self, error: ServiceError) -> bytes:

@@ -61,7 +61,9 @@ def _texts(given: Any) -> tuple[str, ...]:
     )
 
 
-def embeddings_object(body: EmbeddingsBody, vectors: Sequence[ArrayLike], prompt_tokens: int) -> dict[str, Any]:
+def embeddings_object(
+    body: EmbeddingsBody, vectors: Sequence[ArrayLike], prompt_tokens: int
+) -> dict[str, Any]:
     """The whole answer."""
     data = [
         {"object": "embedding", "embedding": _encoded(vector, body.encoding_format), "index": index}

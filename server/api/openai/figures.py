@@ -45,8 +45,7 @@ def finish_reason(outcome: Outcome, *, calls: bool = False) -> str:
 def token_logprobs(scores: Iterable[TokenScore]) -> list[dict[str, Any]]:
     """Each token with those that were likely in its place."""
     return [
-        {**_token(score), "top_logprobs": [_token(other) for other in score.alternatives]}
-        for score in scores
+        {**_token(score), "top_logprobs": [_token(other) for other in score.alternatives]} for score in scores
     ]
 
 

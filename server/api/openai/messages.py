@@ -81,9 +81,7 @@ def domain_role(role: str) -> str:
 def to_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Raises InvalidRequest."""
     called: dict[str, str] = {}
-    return tuple(
-        message.to_domain(f"messages.{number}", called) for number, message in enumerate(messages)
-    )
+    return tuple(message.to_domain(f"messages.{number}", called) for number, message in enumerate(messages))
 
 
 def _call(place: str, call: _ToolCall) -> ToolCall:

@@ -91,8 +91,8 @@ class _Conversation:
         reader = self._readers.get(kind) if isinstance(kind, str) else None
         if reader is None:
             raise InvalidRequest(
-                f"{place}: unknown input item type: {shown(kind)}; nothing is stored here, and only messages, "
-                "function calls with their outputs, and reasoning can be read"
+                f"{place}: unknown input item type: {shown(kind)}; nothing is stored here, and "
+                "only messages, function calls with their outputs, and reasoning can be read"
             )
         try:
             reader(dict(item))

@@ -74,8 +74,8 @@ class ResponseAnswer:
 
     def _written(self, events: Iterable[Event]) -> Iterator[bytes]:
         for kind, fields in events:
-            yield event({"type": kind, "sequence_number": self._sequence, **fields}, kind)
-            self._sequence += 1
+            number, self._sequence = self._sequence, self._sequence + 1
+            yield event({"type": kind, "sequence_number": number, **fields}, kind)
 
     def _grow(self, delta: AnswerDelta) -> Iterator[Event]:
         if delta.thinking:
@@ -112,7 +112,10 @@ class ResponseAnswer:
     def _begin(self, item: Item) -> Iterator[Event]:
         yield from self._finish(COMPLETED)
         self._item = item
-        yield "response.output_item.added", {"output_index": len(self._items), "item": item.as_json("in_progress")}
+        yield (
+            "response.output_item.added",
+            {"output_index": len(self._items), "item": item.as_json("in_progress")},
+        )
         yield from self._about(item, item.opening())
 
     def _more(self, text: str, logprobs: Logprobs = ()) -> Iterator[Event]:

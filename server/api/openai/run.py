@@ -100,9 +100,7 @@ class Run(Lenient):
     def _without_effect(self) -> tuple[str, ...]:
         given = {name: getattr(self, name) for name in _WITHOUT_EFFECT}
         return tuple(
-            name
-            for name, value in given.items()
-            if value is not None and value not in _WITHOUT_EFFECT[name]
+            name for name, value in given.items() if value is not None and value not in _WITHOUT_EFFECT[name]
         )
 
 

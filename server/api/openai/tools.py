@@ -72,8 +72,7 @@ def read_arguments(place: str, text: str) -> JsonObject:
         return parsed_json(text.encode("utf-8", "replace"))
     except InvalidRequest as error:
         raise InvalidRequest(
-            f"invalid tool call arguments: {place} must be a JSON object in a string, "
-            f"but it is {shown(text)}"
+            f"invalid tool call arguments: {place} must be a JSON object in a string, but it is {shown(text)}"
         ) from error
 
 

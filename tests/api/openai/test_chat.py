@@ -166,14 +166,16 @@ def test_log_probabilities_come_with_their_alternatives(client: httpx.Client) ->
     for token in tokens:
         assert bytes(token["bytes"]).decode() == token["token"]
         assert token["logprob"] <= 0
-        assert [other["token"] for other in token["top_logprobs"]][0] == token["token"]
+        assert token["top_logprobs"][0]["token"] == token["token"]
         assert len(token["top_logprobs"]) == 2
     assert "".join(token["token"] for token in tokens) == choice["message"]["content"]
 
 
 def test_log_probabilities_are_streamed(client: httpx.Client) -> None:
     chunks = chunks_of(chat(client, max_tokens=3, logprobs=True, stream=True))
-    told = [chunk["choices"][0]["logprobs"]["content"] for chunk in chunks if "logprobs" in chunk["choices"][0]]
+    told = [
+        chunk["choices"][0]["logprobs"]["content"] for chunk in chunks if "logprobs" in chunk["choices"][0]
+    ]
     tokens = [token for part in told for token in part]
     assert len(tokens) == 3
     assert all(token["top_logprobs"] == [] for token in tokens)
@@ -198,7 +200,9 @@ def test_a_json_object_is_one_and_text_is_anything(client: httpx.Client) -> None
     assert content_of(answer_of(chat(client, response_format={"type": "json_object"}))).lstrip()[0] == "{"
     assert answer_of(chat(client, response_format={"type": "text"}))["choices"]
     given = {"type": "json_object", "schema": ANSWER_SCHEMA}
-    assert set(json.loads(content_of(answer_of(chat(client, max_tokens=30, response_format=given))))) == {"warm"}
+    assert set(json.loads(content_of(answer_of(chat(client, max_tokens=30, response_format=given))))) == {
+        "warm"
+    }
 
 
 FORMATS: dict[str, tuple[Any, str]] = {
@@ -259,7 +263,9 @@ def test_messages_of_any_shape_are_answered(client: httpx.Client, messages: list
 
 
 def called(arguments: Any) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": arguments}}]}]
+    return [
+        {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": arguments}}]}
+    ]
 
 
 def said(part: Any) -> list[dict[str, Any]]:
@@ -277,7 +283,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "null": ([{"role": "assistant", "content": None}], "invalid message content type: <nil>"),
     "number": ([{"role": "user", "content": 5}], "invalid message content type: messages.0.content must be"),
     "no part": (said(5), "invalid message format: messages.0.content.0 must be a text or an image"),
-    "audio": (said({"type": "input_audio", "input_audio": {}}), "invalid message format: messages.0.content.0"),
+    "audio": (
+        said({"type": "input_audio", "input_audio": {}}),
+        "invalid message format: messages.0.content.0",
+    ),
     "no text": (said({"type": "text"}), "messages.0.content.0.text must be a string, but it is null"),
     "address": (shows("https://example.org/a.png"), "nothing is fetched from elsewhere"),
     "another image": (shows(f"data:image/gif;base64,{PNG}"), "must be a data: URL"),
@@ -372,7 +381,15 @@ def test_labels_are_harmless_and_wishes_without_effect_are_named(client: httpx.C
 
 def test_null_counts_as_absent(client: httpx.Client) -> None:
     names = ("tools", "tool_choice", "stop", "seed", "n", "response_format", "logit_bias", "stream_options")
-    more = ("reasoning", "reasoning_effort", "top_p", "options", "keep_alive", "max_completion_tokens", "stream")
+    more = (
+        "reasoning",
+        "reasoning_effort",
+        "top_p",
+        "options",
+        "keep_alive",
+        "max_completion_tokens",
+        "stream",
+    )
     answer_of(chat(client, **dict.fromkeys((*names, *more))))
 
 

@@ -45,7 +45,8 @@ def test_a_packed_body_is_refused_not_misread(client: httpx.Client, path: str) -
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [*(("GET", path) for path in POSTS), ("POST", "/v1/models"), ("DELETE", "/v1/models/x")]
+    ("method", "path"),
+    [*(("GET", path) for path in POSTS), ("POST", "/v1/models"), ("DELETE", "/v1/models/x")],
 )
 def test_a_wrong_method_is_405(client: httpx.Client, method: str, path: str) -> None:
     assert "not allowed" in error_of(client.request(method, path), 405)

@@ -13,6 +13,8 @@ from tests.api.openai.asking import ANSWER_SCHEMA, FLAT_TOOL, TOOL
 from tests.running import RunningServer
 
 FEW: dict[str, Any] = {"model": GENERATOR, "temperature": 0}
+CHAT: Any = HELLO
+CALLED: Any = TOOL
 STRICT: Any = {"type": "function", "function": {**TOOL["function"], "strict": True}}
 
 
@@ -39,7 +41,7 @@ def able(skilled_server: RunningServer) -> Iterator[openai.OpenAI]:
 
 
 def test_chat(library: openai.OpenAI) -> None:
-    answer = library.chat.completions.create(messages=HELLO, max_completion_tokens=4, **FEW)
+    answer = library.chat.completions.create(messages=CHAT, max_completion_tokens=4, **FEW)
     assert answer.choices[0].message.role == "assistant"
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "length"
@@ -49,11 +51,11 @@ def test_chat(library: openai.OpenAI) -> None:
 
 
 def test_streamed_chat(library: openai.OpenAI) -> None:
-    library.chat.completions.create(messages=HELLO, max_tokens=4, **FEW)  # see settled()
-    whole = library.chat.completions.create(messages=HELLO, max_tokens=4, **FEW)
+    library.chat.completions.create(messages=CHAT, max_tokens=4, **FEW)  # see settled()
+    whole = library.chat.completions.create(messages=CHAT, max_tokens=4, **FEW)
     chunks = list(
         library.chat.completions.create(
-            messages=HELLO, max_tokens=4, stream=True, stream_options={"include_usage": True}, **FEW
+            messages=CHAT, max_tokens=4, stream=True, stream_options={"include_usage": True}, **FEW
         )
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -65,7 +67,7 @@ def test_streamed_chat(library: openai.OpenAI) -> None:
 
 def test_log_probabilities(library: openai.OpenAI) -> None:
     answer = library.chat.completions.create(
-        messages=HELLO, max_tokens=2, logprobs=True, top_logprobs=3, **FEW
+        messages=CHAT, max_tokens=2, logprobs=True, top_logprobs=3, **FEW
     )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
@@ -75,48 +77,46 @@ def test_log_probabilities(library: openai.OpenAI) -> None:
 
 def test_ollamas_fields_as_an_extra_body(library: openai.OpenAI) -> None:
     extra = {"options": {"num_predict": 2, "num_ctx": 4096}, "keep_alive": "5m", "top_k": 5}
-    answer = library.chat.completions.create(messages=HELLO, extra_body=extra, **{**FEW, "model": HELPER})
+    answer = library.chat.completions.create(messages=CHAT, extra_body=extra, **{**FEW, "model": HELPER})
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 2
 
 
 def test_a_required_tool_is_called(able: openai.OpenAI) -> None:
     answer = able.chat.completions.create(
-        messages=HELLO, tools=[TOOL], tool_choice="required", max_tokens=40, **FEW
+        messages=CHAT, tools=[CALLED], tool_choice="required", max_tokens=40, **FEW
     )
     assert answer.choices[0].finish_reason == "tool_calls"
-    [call] = answer.choices[0].message.tool_calls or ()
+    [call] = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "look"
     result = {"role": "tool", "tool_call_id": call.id, "content": "A cat."}
-    history: Any = [*HELLO, answer.choices[0].message, result]
-    after = able.chat.completions.create(messages=history, tools=[TOOL], max_tokens=2, **FEW)
+    history: Any = [*CHAT, answer.choices[0].message, result]
+    after = able.chat.completions.create(messages=history, tools=[CALLED], max_tokens=2, **FEW)
     assert after.choices[0].message.content
 
 
 def test_a_streamed_call_is_put_together(able: openai.OpenAI) -> None:
     with able.chat.completions.stream(
-        messages=HELLO, tools=[STRICT], tool_choice="required", max_tokens=40, **FEW
+        messages=CHAT, tools=[STRICT], tool_choice="required", max_tokens=40, **FEW
     ) as stream:
         kinds = {event.type for event in stream}
         message = stream.get_final_completion().choices[0].message
     assert "tool_calls.function.arguments.done" in kinds
-    [call] = message.tool_calls or ()
+    [call] = message.tool_calls or []
     assert json.loads(call.function.arguments)["place"] in ("here", "there")
 
 
 def test_a_structured_answer_is_parsed(library: openai.OpenAI) -> None:
-    answer = library.chat.completions.parse(
-        messages=HELLO, response_format=Weather, max_tokens=30, **FEW
-    )
+    answer = library.chat.completions.parse(messages=CHAT, response_format=Weather, max_tokens=30, **FEW)
     assert isinstance(answer.choices[0].message.parsed, Weather)
 
 
 def test_thoughts(able: openai.OpenAI) -> None:
     answer = able.chat.completions.create(
-        messages=HELLO, max_tokens=3, reasoning_effort="low", **{**FEW, "model": HELPER}
+        messages=CHAT, max_tokens=3, reasoning_effort="low", **{**FEW, "model": HELPER}
     )
-    assert answer.choices[0].message.reasoning_content  # type: ignore[attr-defined]
+    assert answer.choices[0].message.reasoning_content
 
 
 def test_models(library: openai.OpenAI) -> None:
@@ -157,7 +157,9 @@ def test_streamed_responses(library: openai.OpenAI) -> None:
 
 
 def test_a_streamed_response_is_put_together(library: openai.OpenAI) -> None:
-    form: Any = {"format": {"type": "json_schema", "name": "weather", "schema": ANSWER_SCHEMA, "strict": True}}
+    form: Any = {
+        "format": {"type": "json_schema", "name": "weather", "schema": ANSWER_SCHEMA, "strict": True}
+    }
     with library.responses.stream(input="Is it warm?", text=form, max_output_tokens=30, **FEW) as stream:
         for _ in stream:
             pass
@@ -167,9 +169,7 @@ def test_a_streamed_response_is_put_together(library: openai.OpenAI) -> None:
 
 
 def test_a_structured_response_is_parsed(library: openai.OpenAI) -> None:
-    response = library.responses.parse(
-        input="Is it warm?", text_format=Weather, max_output_tokens=30, **FEW
-    )
+    response = library.responses.parse(input="Is it warm?", text_format=Weather, max_output_tokens=30, **FEW)
     assert isinstance(response.output_parsed, Weather)
 
 
@@ -201,13 +201,13 @@ def test_thoughts_of_a_response(able: openai.OpenAI) -> None:
 
 def test_errors_are_those_of_the_library(library: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="model 'nothing' not found") as missing:
-        library.chat.completions.create(model="nothing", messages=HELLO)
+        library.chat.completions.create(model="nothing", messages=CHAT)
     assert missing.value.code == "model_not_found"
     assert missing.value.type == "not_found_error"
     with pytest.raises(openai.NotFoundError):
         library.models.retrieve("nothing")
     with pytest.raises(openai.BadRequestError, match="n must be 1"):
-        library.chat.completions.create(messages=HELLO, n=2, **FEW)
+        library.chat.completions.create(messages=CHAT, n=2, **FEW)
     with pytest.raises(openai.BadRequestError, match="previous_response_id"):
         library.responses.create(input="Hi", previous_response_id="resp_1", stream=True, **FEW)
     with pytest.raises(openai.BadRequestError, match="invalid input"):

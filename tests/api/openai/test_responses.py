@@ -65,7 +65,11 @@ def test_a_response_repeats_what_was_asked(client: httpx.Client) -> None:
     assert (response["temperature"], response["top_p"]) == (0, 0.5)
     assert (response["tools"], response["tool_choice"]) == ([], "auto")
     assert response["text"] == {"format": {"type": "text"}}
-    assert (response["store"], response["background"], response["previous_response_id"]) == (False, False, None)
+    assert (response["store"], response["background"], response["previous_response_id"]) == (
+        False,
+        False,
+        None,
+    )
     assert answer_of(respond(client, temperature=None))["temperature"] == 1.0
 
 
@@ -147,8 +151,14 @@ BAD: dict[str, tuple[Any, str]] = {
     "no type": ([{}], "input[0]: unknown input item type: null"),
     "reference": ([{"type": "item_reference", "id": "x"}], "nothing is stored here"),
     "file": (said({"type": "input_file", "file_data": "x"}), "input[0]: invalid message format: content.0"),
-    "stored image": (said({"type": "input_image", "file_id": "x"}), "content.0.image_url must be a data: URL"),
-    "image": (said({"type": "input_image", "image_url": "data:;base64,aGk="}), "does not support image input"),
+    "stored image": (
+        said({"type": "input_image", "file_id": "x"}),
+        "content.0.image_url must be a data: URL",
+    ),
+    "image": (
+        said({"type": "input_image", "image_url": "data:;base64,aGk="}),
+        "does not support image input",
+    ),
     "call without a name": ([{"type": "function_call", "call_id": "a"}], "input[0]: name is missing"),
     "arguments": ([{**CALL, "arguments": "{"}], "input[0]: invalid tool call arguments"),
     "output": ([CALL, {**OUTPUT, "output": 5}], "input[1]: invalid message content type: output must be"),
@@ -161,7 +171,10 @@ def test_items_of_a_wrong_shape_are_errors(client: httpx.Client, items: Any, wor
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "previous": ({"previous_response_id": "resp_1"}, "previous_response_id is not supported: nothing is stored"),
+    "previous": (
+        {"previous_response_id": "resp_1"},
+        "previous_response_id is not supported: nothing is stored",
+    ),
     "conversation": ({"conversation": {"id": "x"}}, "conversation is not supported"),
     "prompt": ({"prompt": {"id": "x"}}, "prompt is not supported"),
     "background": ({"background": True}, "background is not supported"),
@@ -233,7 +246,9 @@ def test_a_named_tool_of_a_namespace_keeps_both_names(skilled: httpx.Client) -> 
 
 
 def test_tools_that_only_openai_runs_are_left_out_and_named(client: httpx.Client) -> None:
-    response = answer_of(respond(client, tools=[{"type": "web_search"}], text={"verbosity": "low"}, store=True))
+    response = answer_of(
+        respond(client, tools=[{"type": "web_search"}], text={"verbosity": "low"}, store=True)
+    )
     assert set(response["llm_optimizer"]["ignored"]) == {"tools.web_search", "text.verbosity", "store"}
 
 
@@ -246,7 +261,11 @@ def test_log_probabilities_come_if_they_are_included(client: httpx.Client) -> No
 
 
 def test_truncation_drops_the_oldest_only_if_it_is_wanted(client: httpx.Client) -> None:
-    items = [{"role": "user", "content": "word " * 5000}, {"role": "assistant", "content": "word " * 4000}, USER]
+    items = [
+        {"role": "user", "content": "word " * 5000},
+        {"role": "assistant", "content": "word " * 4000},
+        USER,
+    ]
     error_of(respond(client, model=HELPER, input=items), 400, "context_length_exceeded")
     response = answer_of(respond(client, model=HELPER, input=items, truncation="auto"))
     assert response["llm_optimizer"]["dropped_messages"] == 2

@@ -114,7 +114,9 @@ def test_a_chat_says_that_it_was_cut_even_with_a_call_in_it() -> None:
 
 def test_no_logarithm_is_infinite() -> None:
     score = TokenScore(1, b"\xf0\x9f", float("-inf"), (TokenScore(2, b"a", float("-inf")),))
-    choice = ChatAnswer(parse(ChatBody, BODY)).whole(AnswerDelta("x", scores=(score,)), outcome())["choices"][0]
+    choice = ChatAnswer(parse(ChatBody, BODY)).whole(AnswerDelta("x", scores=(score,)), outcome())["choices"][
+        0
+    ]
     assert choice["logprobs"]["content"] == [
         {
             "token": "\ufffd",
@@ -128,7 +130,7 @@ def test_no_logarithm_is_infinite() -> None:
 def test_scores_without_words_make_a_chunk_of_a_chat_and_none_of_a_response() -> None:
     delta = AnswerDelta(scores=(TokenScore(1, b"a", -1.0),))
     [chunk] = [events_of(piece)[0] for piece in ChatAnswer(parse(ChatBody, BODY)).pieces(delta)]
-    assert chunk["choices"][0]["logprobs"]["content"][0]["token"] == "a"
+    assert [told["bytes"] for told in chunk["choices"][0]["logprobs"]["content"]] == [[97]]
     assert list(new_response().pieces(delta)) == []
 
 
@@ -192,7 +194,8 @@ def test_a_completion_that_breaks_off_ends_with_its_error(answer: Answer) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(EngineFailed("broken"), "server_error"), (PromptTooLong(9, 8), "context_length_exceeded")]
+    ("error", "code"),
+    [(EngineFailed("broken"), "server_error"), (PromptTooLong(9, 8), "context_length_exceeded")],
 )
 def test_a_response_that_breaks_off_is_failed(error: ServiceError, code: str) -> None:
     events = events_of(sent(new_response(), broken(error)))

@@ -64,7 +64,11 @@ def test_keys_that_are_not_for_the_model_are_not_shown(skilled: httpx.Client) ->
 
 
 def test_results_of_tools_find_their_calls(skilled: httpx.Client) -> None:
-    call = {"id": "call_7", "type": "function", "function": {"name": "look", "arguments": '{"place": "here"}'}}
+    call = {
+        "id": "call_7",
+        "type": "function",
+        "function": {"name": "look", "arguments": '{"place": "here"}'},
+    }
     messages = [
         {"role": "user", "content": "Look here."},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -74,7 +78,10 @@ def test_results_of_tools_find_their_calls(skilled: httpx.Client) -> None:
 
 
 CHOICES: dict[str, tuple[dict[str, Any], str]] = {
-    "no tools": ({"tool_choice": "required"}, "tool_choice asks for a tool call, but the request has no tools"),
+    "no tools": (
+        {"tool_choice": "required"},
+        "tool_choice asks for a tool call, but the request has no tools",
+    ),
     "another tool": ({"tools": [TOOL], "tool_choice": NAMED}, 'tool_choice names "wait", which is none of'),
     "a word": ({"tool_choice": "any"}, 'tool_choice must be "none", "auto", "required" or a function'),
     "no name": ({"tool_choice": {"type": "function"}}, "tool_choice must be"),

@@ -39,7 +39,8 @@ ITEMS = st.lists(
     max_size=3,
 )
 TOOLS = st.lists(
-    some(type=st.sampled_from(["function", "namespace", "web_search"]), name=TEXT, function=FUNCTIONS), max_size=2
+    some(type=st.sampled_from(["function", "namespace", "web_search"]), name=TEXT, function=FUNCTIONS),
+    max_size=2,
 )
 BODIES = some(
     model=st.just("m"),
@@ -99,7 +100,10 @@ def test_a_turn_of_items_is_one_message() -> None:
 
 def test_results_and_developers_are_what_templates_know() -> None:
     messages = [
-        {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]},
+        {
+            "role": "developer",
+            "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}],
+        },
         {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "look", "arguments": "{}"}}]},
         {"role": "tool", "content": "5", "tool_call_id": "a"},
         {"role": "tool", "content": "6", "tool_call_id": "b", "name": "wait"},
@@ -113,7 +117,8 @@ def test_results_and_developers_are_what_templates_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "truncate"), [({}, True), ({"tools": [{"function": {"name": "f"}}]}, False), ({"truncate": False}, False)]
+    ("fields", "truncate"),
+    [({}, True), ({"tools": [{"function": {"name": "f"}}]}, False), ({"truncate": False}, False)],
 )
 def test_an_agent_shortens_its_history_itself(fields: dict[str, Any], truncate: bool) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
@@ -129,7 +134,7 @@ def test_openais_defaults_hold_unless_something_is_said() -> None:
     assert told.named == {"temperature", "seed"}
 
 
-VECTORS = (np.array([0.1, -2.5e-8, 3.0], np.float32), [1.0, 0.0, -1.0])
+VECTORS: tuple[Any, ...] = (np.array([0.1, -2.5e-8, 3.0], np.float32), [1.0, 0.0, -1.0])
 
 
 def embeddings_of(form: str) -> dict[str, Any]:
