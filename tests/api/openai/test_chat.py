@@ -90,7 +90,7 @@ def test_usage_comes_in_a_chunk_of_its_own_if_it_is_wanted(client: httpx.Client)
 def test_the_role_goes_out_before_the_model_has_read_the_prompt(client: httpx.Client) -> None:
     body = {
         "model": HELPER,
-        "messages": [{"role": "user", "content": "word " * 1500}],
+        "messages": [{"role": "user", "content": "word " * 400}],
         "stream": True,
         "max_tokens": 1,
     }

@@ -124,6 +124,6 @@ def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
 
 def test_a_model_thinks_only_if_it_is_told_to(skilled: httpx.Client) -> None:
     assert "reasoning" not in answer_of(complete(skilled, model=HELPER))["choices"][0]
-    choice = answer_of(complete(skilled, model=HELPER, think=True))["choices"][0]
+    choice = answer_of(complete(skilled, model=HELPER, think=True, max_tokens=3))["choices"][0]
     assert choice["text"] == ""
     assert choice["reasoning"]
