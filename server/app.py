@@ -17,6 +17,7 @@ from server.api.health import health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
 from server.api.openai.errors import openai_refusal
+from server.api.openai.routes import openai_router
 from server.catalogue import Catalogue
 from server.config import Settings
 from server.domain.errors import QueueFull, ServiceError
@@ -53,6 +54,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
         title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.include_router(ollama_router(service))
+    app.include_router(openai_router(service))
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -58,6 +58,9 @@ async def read_json(request: Request) -> dict[str, Any]:
         InvalidRequest: with what is wrong.
         RequestCancelled: the client hung up before its end.
     """
+    packed = request.headers.get("content-encoding", "identity")
+    if packed not in ("", "identity"):
+        raise InvalidRequest(f"Content-Encoding: {packed} is not supported; send the body as it is")
     try:
         body = await request.body()
     except ClientDisconnect as error:

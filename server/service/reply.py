@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from server.domain.chat import AnswerDelta
@@ -40,6 +40,22 @@ class Reply:
     def __aiter__(self) -> AsyncIterator[AnswerDelta | Outcome]:
         return self._parts
 
+    async def whole(self) -> tuple[AnswerDelta, Outcome]:
+        """Read to the end and close; everything as one delta.
+
+        Raises:
+            ServiceError: the answer broke off.
+        """
+        deltas: list[AnswerDelta] = []
+        try:
+            async for part in self._parts:
+                if isinstance(part, Outcome):
+                    return _joined(deltas), part
+                deltas.append(part)
+        finally:
+            await self.aclose()
+        raise ServiceError("the answer ended without an end")
+
     async def aclose(self) -> None:
         """Stop generating and let the model go."""
         await self._resources.aclose()
@@ -60,3 +76,13 @@ def late_reply(under_way: "asyncio.Task[Reply]") -> Reply:
     resources = contextlib.AsyncExitStack()
     resources.push_async_callback(close)
     return Reply(None, parts(), resources)
+
+
+def _joined(deltas: Sequence[AnswerDelta]) -> AnswerDelta:
+    return AnswerDelta(
+        content="".join(delta.content for delta in deltas),
+        thinking="".join(delta.thinking for delta in deltas),
+        tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
+        call_parts=tuple(part for delta in deltas for part in delta.call_parts),
+        scores=tuple(score for delta in deltas for score in delta.scores),
+    )

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from server.catalogue import Catalogue, Entry, Role
 from server.chat.parse import AnswerParser
 from server.config import RouterSettings
-from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, RunOptions
+from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, EmbeddingRequest, RunOptions
 from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import Finished, TextDelta, TokenScore
 from server.routing.decide import Plan, Strategy, Thresholds, decide
@@ -38,6 +38,7 @@ from server.service.report import (
     log_outcome,
     log_plan,
     log_summaries,
+    thinking_length,
 )
 from server.service.ticket import Ticket
 from server.service.wishes import with_tool_choice
@@ -56,6 +57,14 @@ class _Admitted:
     options: RunOptions
     arrived_ns: int
     load_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A vector for each text, in their order."""
+
+    vectors: Sequence[Sequence[float]]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,11 @@ class Service:
             return await self._open(
                 admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
             )
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """The vectors of some texts."""
+        self.catalogue.find(request.model)
+        raise InvalidRequest(f'"{request.model}" does not support embeddings')
 
     async def count(self, request: ChatRequest) -> int:
         """Tokens of a chat as its model would read it. Loads the model."""
@@ -276,6 +290,7 @@ class Service:
     ) -> AsyncIterator[AnswerDelta | Outcome]:
         parser = AnswerParser(prepared.prompt.expected)
         scores: tuple[TokenScore, ...] = ()
+        thought = False
         async for event in ticket.events():
             ended = isinstance(event, Finished)
             scores += event.scores
@@ -285,11 +300,13 @@ class Service:
                 first, *others = deltas or (AnswerDelta(),)
                 deltas, scores = (replace(first, scores=scores), *others), ()
             for delta in deltas:
+                thought = thought or bool(delta.thinking)
                 yield delta
             if isinstance(event, Finished):
-                yield self._report(admitted, prepared, event)
+                yield self._report(admitted, prepared, event, thought=thought)
 
-    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished) -> Outcome:
+    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished, *, thought: bool) -> Outcome:
+        pieces = map(admitted.loaded.engine.model.piece, end.tokens)
         outcome = Outcome(
             reason=end.reason,
             usage=end.usage,
@@ -301,6 +318,7 @@ class Service:
             prompt=prepared.prompt.tokens,
             answer=end.tokens,
             stop=end.stop,
+            thinking_tokens=thinking_length(pieces) if thought else 0,
         )
         log_outcome(admitted.route, admitted.id, admitted.model, outcome)
         return outcome

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.api.bodies import documented, encoded, parse
+from server.api.figures import planned_headers, routing_headers, without_effect
 from server.api.guards import request_id
 from server.api.http import LineStream, opened_soon, read_json, unless_gone
 from server.api.ollama import models
@@ -20,14 +21,10 @@ from server.api.ollama.wire import (
     closing,
     generate_chunk,
     now,
-    planned_headers,
-    routing_headers,
-    without_effect,
 )
 from server.catalogue import ModelName
-from server.domain.chat import AnswerDelta, ToolCall
+from server.domain.chat import AnswerDelta
 from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
-from server.domain.generation import TokenScore
 from server.service.reply import Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -178,26 +175,9 @@ async def _whole(
     opening: Coroutine[Any, Any, Reply], chunk: Chunk, *, with_context: bool = False
 ) -> Response:
     """Everything as one object."""
-    reply = await opening
-    words: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCall] = []
-    scores: list[TokenScore] = []
-    try:
-        async for part in reply:
-            if isinstance(part, Outcome):
-                everything = AnswerDelta("".join(words), "".join(thoughts), tuple(calls), (), tuple(scores))
-                answer = _last(part, chunk(everything), with_context=with_context)
-                return Response(
-                    encoded(answer), media_type="application/json", headers=routing_headers(part.routing)
-                )
-            words.append(part.content)
-            thoughts.append(part.thinking)
-            calls += part.tool_calls
-            scores += part.scores
-    finally:
-        await reply.aclose()
-    raise ServiceError("the answer ended without an end")
+    everything, outcome = await (await opening).whole()
+    answer = _last(outcome, chunk(everything), with_context=with_context)
+    return Response(encoded(answer), media_type="application/json", headers=routing_headers(outcome.routing))
 
 
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:
