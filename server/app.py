@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from server import __version__
 from server.api.anthropic.errors import anthropic_refusal
+from server.api.anthropic.routes import anthropic_router
 from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
@@ -50,6 +51,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
         title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.include_router(ollama_router(service))
+    app.include_router(anthropic_router(service))
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)

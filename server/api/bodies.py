@@ -20,6 +20,8 @@ _JSON_TYPES = {
     "string_type": "a string",
     "bool_type": "true or false",
     "int_type": "an integer",
+    "float_type": "a number",
+    "union_tag_not_found": "an object",
 }
 """pydantic's kinds of fault, and what should have been there in the words of JSON."""
 
@@ -71,9 +73,14 @@ def _complaint(fault: ErrorDetails) -> str:
         return "is missing"
     if fault["type"] == "value_error":
         return f"holds {fault['ctx']['error']}"
-    held = json.dumps(fault["input"], ensure_ascii=False)
-    shown = held if len(held) <= SHOWN_CHARS else f"{held[:SHOWN_CHARS]}…"
-    return f"must be {_JSON_TYPES.get(fault['type'], 'something else')}, but it is {shown}"
+    wanted = _JSON_TYPES.get(fault["type"], "something else")
+    return f"must be {wanted}, but it is {shown(fault['input'])}"
+
+
+def shown(value: Any) -> str:
+    """``value`` as JSON for an error text, its beginning if it is long."""
+    held = json.dumps(value, ensure_ascii=False)
+    return held if len(held) <= SHOWN_CHARS else f"{held[:SHOWN_CHARS]}…"
 
 
 def encoded(value: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.api.bodies import encoded, parse
+from server.api.figures import planned_headers, routing_headers, without_effect
 from server.api.guards import request_id
 from server.api.http import LineStream, read_json, unless_gone
 from server.api.ollama import models
@@ -20,9 +21,6 @@ from server.api.ollama.wire import (
     closing,
     generate_chunk,
     now,
-    planned_headers,
-    routing_headers,
-    without_effect,
 )
 from server.catalogue import ModelName
 from server.domain.chat import AnswerDelta, ToolCall

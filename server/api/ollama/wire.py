@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from server.api.bodies import Image, Lenient
+from server.api.figures import what_was_done
 from server.api.options import (
     read_format,
     read_keep_alive,
@@ -17,7 +18,8 @@ from server.api.options import (
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest
 from server.domain.generation import TokenScore
-from server.service.report import Outcome, Routing
+from server.service.report import Outcome
+
 
 class _Function(Lenient):
     name: str
@@ -216,53 +218,8 @@ def closing(outcome: Outcome) -> dict[str, Any]:
         "done": True,
         "done_reason": outcome.reason.value,
         **{name: figure for name, figure in figures.items() if figure},
-        "llm_optimizer": _what_was_done(outcome),
+        "llm_optimizer": what_was_done(outcome),
     }
-
-
-def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
-    """For an answer that has nothing else of ours: the options that nothing was done with, if any."""
-    return {"llm_optimizer": {"ignored": list(names)}} if names else {}
-
-
-def routing_headers(routing: Routing) -> dict[str, str]:
-    """What was done, for a response whose headers go out at its end."""
-    return {
-        **planned_headers(routing.strategy.value if routing.strategy else None, routing.tokens_received),
-        "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
-        "X-LLM-Optimizer-Summaries": str(routing.summaries),
-        "X-LLM-Optimizer-Helper-Ms": str(routing.helper_ns // 1_000_000),
-    }
-
-
-def planned_headers(strategy: str | None, tokens_received: int) -> dict[str, str]:
-    """What will be done, for a response that begins before it is."""
-    return {
-        "X-LLM-Optimizer-Strategy": strategy or "direct",
-        "X-LLM-Optimizer-Tokens-Received": str(tokens_received),
-    }
-
-
-def _what_was_done(outcome: Outcome) -> dict[str, Any]:
-    routing = outcome.routing
-    done: dict[str, Any] = {
-        "strategy": routing.strategy.value if routing.strategy else "direct",
-        "planned": routing.planned.value if routing.planned else "direct",
-        "reason": routing.reason,
-        "tokens_received": routing.tokens_received,
-        "tokens_sent": routing.tokens_sent,
-        "tokens_cached": outcome.usage.cached_tokens,
-        "summaries": routing.summaries,
-        "helper_duration": routing.helper_ns,
-        "context_tokens": outcome.context_tokens,
-    }
-    if routing.fallback:
-        done["fallback"] = routing.fallback
-    if routing.dropped_messages:
-        done["dropped_messages"] = routing.dropped_messages
-    if outcome.ignored:
-        done["ignored"] = list(outcome.ignored)
-    return done
 
 
 def _call_out(call: ToolCall, index: int) -> dict[str, Any]:
