@@ -17,6 +17,7 @@ from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
+from server.api.ollama.texts import texts_router
 from server.api.openai.errors import openai_refusal
 from server.catalogue import Catalogue
 from server.config import Settings
@@ -51,6 +52,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
         title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.include_router(ollama_router(service))
+    app.include_router(texts_router(service))
     app.include_router(anthropic_router(service))
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)

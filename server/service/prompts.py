@@ -143,18 +143,19 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     if request.raw:
         return _prompt(loaded, request.prompt, Expected())
     system = [Message("system", request.system)] if request.system else []
-    _check_tokens(loaded, request.context)
+    check_tokens(loaded, "context", request.context)
     prompt = _chat_prompt(loaded, (*system, Message("user", request.prompt)), (), request.options.think)
     if not request.context:
         return prompt
     return Prompt((*request.context, *prompt.tokens), prompt.expected)
 
 
-def _check_tokens(loaded: Loaded, tokens: Sequence[int]) -> None:
+def check_tokens(loaded: Loaded, field: str, tokens: Sequence[int]) -> None:
+    """Raise InvalidRequest, which names ``field``, if one of ``tokens`` is none of the model's."""
     size = loaded.engine.model.vocabulary_size
     strange = next((token for token in tokens if not 0 <= token < size), None)
     if strange is not None:
-        raise InvalidRequest(f"context: {strange} is no token of this model, which has 0 to {size - 1}")
+        raise InvalidRequest(f"{field}: {strange} is no token of this model, which has 0 to {size - 1}")
 
 
 def _infill(loaded: Loaded, request: CompletionRequest) -> tuple[int, ...]:
