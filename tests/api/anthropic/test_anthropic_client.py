@@ -24,6 +24,11 @@ GREEDY = {"temperature": 0}
 
 
 @pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
 def library(skilled_server: RunningServer) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=skilled_server.url, api_key="any", max_retries=0) as client:
         yield client
