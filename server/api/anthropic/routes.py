@@ -48,7 +48,7 @@ class _Routes:
         tokens = await unless_gone(request, self._service.count(wanted))
         return JSONResponse({"input_tokens": tokens})
 
-    async def _wanted(self, request: Request, kind: type[CountBody]) -> ChatRequest:
+    async def _wanted(self, request: Request, kind: type[MessagesBody]) -> ChatRequest:
         body = parse(kind, await read_json(request))
         wanted = self._without_thinking_unless_able(body.to_domain(request.url.path))
         return replace(wanted, id=request_id(request.scope))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
@@ -137,13 +137,15 @@ class _OutputConfig(Lenient):
     format: _Format | None = None
 
 
-class CountBody(Lenient):
-    """``POST /v1/messages/count_tokens``. ``options`` and ``keep_alive`` are Ollama's, for those who know
-    them; they outrank what stands beside them."""
+class MessagesBody(Lenient):
+    """``POST /v1/messages``. ``options`` and ``keep_alive`` are Ollama's, for those who know them; they
+    outrank what stands beside them."""
 
     model_config = ConfigDict(extra="allow")
+    needs_limit: ClassVar[bool] = True
 
     model: str = ""
+    max_tokens: int = 0
     messages: list[_Message] = Field(default_factory=list)
     system: Annotated[list[_SystemBlock], BeforeValidator(as_blocks)] = Field(default_factory=list)
     tools: list[_Tool] = Field(default_factory=list)
@@ -151,37 +153,49 @@ class CountBody(Lenient):
     thinking: _Thinking = _Thinking()
     output_config: _OutputConfig = _OutputConfig()
     output_format: _Format | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
     keep_alive: Any = None
     metadata: Any = None
     """Says whom the client works for, which is of no interest here."""
+    cache_control: Any = None
+    """Asks for what happens anyway."""
 
     def to_domain(self, route: str) -> ChatRequest:
         """Raises InvalidRequest."""
-        self.check()
+        self._check()
         return ChatRequest(
             model=self.model,
             messages=tuple(self._conversation()),
             tools=tuple(tool.to_domain() for tool in self.tools if isinstance(tool, _CustomTool)),
             tool_choice=self.tool_choice.to_domain(),
             options=self._run_options(),
+            stream=self.stream,
             route=route,
         )
 
-    def check(self) -> None:
-        """Raise InvalidRequest for what must be there."""
+    def _check(self) -> None:
         if not self.model:
             raise InvalidRequest("model is required")
+        if self.needs_limit and self.max_tokens <= 0:
+            raise InvalidRequest("max_tokens is required and must be positive")
         if not self.messages:
             raise InvalidRequest("messages is required")
 
-    def _beside_options(self) -> dict[str, Any]:
-        """What Ollama has among its options, in its words."""
-        return {}
-
     def _run_options(self) -> RunOptions:
+        beside = {
+            "num_predict": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "stop": self.stop_sequences,
+        }
         inside = {name: value for name, value in self.options.items() if value is not None}
-        options = read_options({**self._beside_options(), **inside}, DEFAULTS)
+        options = read_options({**beside, **inside}, DEFAULTS)
         form = self.output_config.format or self.output_format
         return replace(
             options,
@@ -226,38 +240,16 @@ class CountBody(Lenient):
             yield "output_config.effort"
         if any(text.startswith(BILLING) for text in self._system_texts()):
             yield BILLING.removesuffix(":")
+        if self.tool_choice.type in ("any", "tool") and (self.output_config.format or self.output_format):
+            yield "output_config.format"
         if self.messages and self.messages[-1].role == "assistant":
             yield "prefill"
 
 
-class MessagesBody(CountBody):
-    """``POST /v1/messages``."""
+class CountBody(MessagesBody):
+    """``POST /v1/messages/count_tokens``."""
 
-    max_tokens: int = 0
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    stop_sequences: list[str] | None = None
-    stream: bool = False
-
-    def to_domain(self, route: str) -> ChatRequest:
-        """Raises InvalidRequest."""
-        return replace(super().to_domain(route), stream=self.stream)
-
-    def check(self) -> None:
-        """Raise InvalidRequest for what must be there."""
-        super().check()
-        if self.max_tokens <= 0:
-            raise InvalidRequest("max_tokens is required and must be positive")
-
-    def _beside_options(self) -> dict[str, Any]:
-        return {
-            "num_predict": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "stop": self.stop_sequences,
-        }
+    needs_limit = False
 
 
 def _without_billing(text: str) -> str:

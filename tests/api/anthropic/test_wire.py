@@ -258,6 +258,10 @@ WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     },
     "thinking.budget_tokens": {"thinking": {"type": "enabled", "budget_tokens": 2000}},
     "output_config.effort": {"output_config": {"effort": "low"}},
+    "output_config.format": {
+        "tool_choice": {"type": "any"},
+        "output_config": {"format": {"type": "json_schema", "schema": {}}},
+    },
     "prefill": {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I"}]},
 }
 
@@ -267,7 +271,7 @@ def test_what_has_no_effect_is_named(name: str, fields: dict[str, Any]) -> None:
     assert request(**fields).options.ignored == (name,)
 
 
-@pytest.mark.parametrize("fields", [{"metadata": {"user_id": "x"}}, {"unknown": None}, {"system": None}])
+@pytest.mark.parametrize("fields", [{"metadata": {"user_id": "x"}}, {"unknown": None}, CACHED])
 def test_what_asks_for_nothing_is_not_named(fields: dict[str, Any]) -> None:
     assert request(**fields).options.ignored == ()
 
@@ -366,6 +370,7 @@ def test_counting_needs_no_limit() -> None:
     del body["max_tokens"]
     wanted = parse(CountBody, body).to_domain("/v1/messages/count_tokens")
     assert wanted.messages == (Message("user", "Define gravity."),)
+    assert wanted.options.ignored == ()
 
 
 WORDS = st.text(st.characters(), max_size=6)
