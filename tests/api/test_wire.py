@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from server.api.bodies import encoded, parse
-from server.api.ollama.wire import ChatBody, GenerateBody, NamedBody, chat_chunk, closing, generate_chunk
+from server.api.ollama.wire import (
+    ChatBody,
+    GenerateBody,
+    NamedBody,
+    chat_chunk,
+    closing,
+    generate_chunk,
+)
 from server.domain.chat import AnswerDelta, ToolCall
 from server.domain.errors import InvalidRequest
 from server.domain.generation import FinishReason, Usage
