@@ -12,10 +12,12 @@ from starlette.types import Scope
 
 from server import __version__
 from server.api.anthropic.errors import anthropic_refusal
+from server.api.anthropic.routes import anthropic_router
 from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
+from server.api.ollama.texts import texts_router
 from server.api.openai.errors import openai_refusal
 from server.api.openai.routes import openai_router
 from server.catalogue import Catalogue
@@ -55,6 +57,8 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     )
     app.include_router(ollama_router(service))
     app.include_router(openai_router(service))
+    app.include_router(texts_router(service))
+    app.include_router(anthropic_router(service))
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)

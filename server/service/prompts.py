@@ -95,7 +95,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
         InvalidRequest: ``options.format`` is no schema, or a token of the logit bias is none of the model.
     """
     check_fits(prompt, loaded)
-    _check_tokens(loaded, "logit_bias", [token for token, _ in options.sampling.logit_bias])
+    check_tokens(loaded, "logit_bias", [token for token, _ in options.sampling.logit_bias])
     grammar = await _grammar(loaded, options)
     return Generation(
         prompt=prompt.tokens,
@@ -144,14 +144,15 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     if request.raw:
         return _prompt(loaded, request.prompt, Expected())
     system = [Message("system", request.system)] if request.system else []
-    _check_tokens(loaded, "context", request.context)
+    check_tokens(loaded, "context", request.context)
     prompt = _chat_prompt(loaded, (*system, Message("user", request.prompt)), (), request.options.think)
     if not request.context:
         return prompt
     return Prompt((*request.context, *prompt.tokens), prompt.expected)
 
 
-def _check_tokens(loaded: Loaded, field: str, tokens: Sequence[int]) -> None:
+def check_tokens(loaded: Loaded, field: str, tokens: Sequence[int]) -> None:
+    """Raise InvalidRequest, which names ``field``, if one of ``tokens`` is none of the model's."""
     size = loaded.engine.model.vocabulary_size
     strange = next((token for token in tokens if not 0 <= token < size), None)
     if strange is not None:

@@ -40,6 +40,7 @@ from server.service.report import (
     log_summaries,
     thinking_length,
 )
+from server.service.texts import text_of, tokens_of
 from server.service.ticket import Ticket
 from server.service.wishes import with_tool_choice
 
@@ -138,11 +139,27 @@ class Service:
 
     async def count(self, request: ChatRequest) -> int:
         """Tokens of a chat as its model would read it. Loads the model."""
+        return len(await self.chat_tokens(request))
+
+    async def chat_tokens(self, request: ChatRequest) -> tuple[int, ...]:
+        """A chat as its model would read it. Loads the model."""
         request = with_tool_choice(request)
         async with contextlib.AsyncExitStack() as stack:
             loaded = (await self._admit(request, stack)).loaded
             prompt = await chat_prompt(loaded, request.messages, request.tools, request.options.think)
-            return len(prompt.tokens)
+            return prompt.tokens
+
+    async def tokenize(
+        self, name: str, text: str, *, add_special: bool, parse_special: bool, keep_alive_s: float | None
+    ) -> tuple[int, ...]:
+        """Token ids of a text in the vocabulary of the model ``name``. Loads the model."""
+        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+            return await tokens_of(loaded, text, add_special=add_special, parse_special=parse_special)
+
+    async def detokenize(self, name: str, tokens: Sequence[int], *, keep_alive_s: float | None) -> str:
+        """The text that ``tokens`` are. Loads the model."""
+        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+            return await text_of(loaded, tokens)
 
     async def load(self, name: str, purpose: str, options: RunOptions) -> None:
         """Load the model ``name`` to ``chat`` or ``generate``, as ``options`` ask for."""
