@@ -16,6 +16,7 @@ from server.api.figures import planned_headers, routing_headers, what_was_done
 from server.api.guards import request_id
 from server.api.http import LineStream, opened_soon, read_json, status_of, unless_gone
 from server.domain.chat import ChatRequest
+from server.domain.errors import ServiceError
 from server.service.reply import Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -91,11 +92,23 @@ async def _events(reply: Reply, wanted: ChatRequest) -> AsyncGenerator[bytes, No
 
 async def _whole(opening: Coroutine[Any, Any, Reply], wanted: ChatRequest) -> Response:
     """Everything as one message."""
-    everything, outcome = await (await opening).whole()
     content = Content()
-    content.add(everything)
-    end = ending(outcome, wanted.options, called=content.called)
-    message = new_message(wanted.model, last_usage(outcome))
-    ours = {"llm_optimizer": what_was_done(outcome)}
-    answer = {**message, "content": content.blocks, **end, **ours}
+    reply = await opening
+    try:
+        async for part in reply:
+            if isinstance(part, Outcome):
+                return _message(content, part, wanted)
+            content.add(part)
+    finally:
+        await reply.aclose()
+    raise ServiceError("the answer ended without an end")
+
+
+def _message(content: Content, outcome: Outcome, wanted: ChatRequest) -> Response:
+    answer = {
+        **new_message(wanted.model, last_usage(outcome)),
+        "content": content.blocks,
+        **ending(outcome, wanted.options, called=content.called),
+        "llm_optimizer": what_was_done(outcome),
+    }
     return Response(encoded(answer), media_type="application/json", headers=routing_headers(outcome.routing))
