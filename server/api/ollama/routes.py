@@ -40,10 +40,10 @@ Chunk = Callable[[AnswerDelta], dict[str, Any]]
 def ollama_router(service: Service) -> APIRouter:
     """All routes of the native dialect."""
     router = APIRouter()
-    router.add_api_route("/", _running, methods=["GET", "HEAD"])
-    router.add_api_route("/api/version", _version, methods=["GET", "HEAD"])
+    _add_get_and_head(router, "/", _running)
+    _add_get_and_head(router, "/api/version", _version)
     routes = _Routes(service)
-    router.add_api_route("/api/tags", routes.tags, methods=["GET", "HEAD"])
+    _add_get_and_head(router, "/api/tags", routes.tags)
     router.add_api_route("/api/ps", routes.ps, methods=["GET"])
     for path, answer, body in (
         ("/api/show", routes.show, NamedBody),
@@ -52,6 +52,12 @@ def ollama_router(service: Service) -> APIRouter:
     ):
         router.add_api_route(path, answer, methods=["POST"], openapi_extra=documented(body))
     return router
+
+
+def _add_get_and_head(router: APIRouter, path: str, answer: Callable[[], Response]) -> None:
+    """Apart, because each entry of the OpenAPI document has a name of its own."""
+    router.add_api_route(path, answer, methods=["GET"])
+    router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
 
 def _running() -> Response:
