@@ -196,3 +196,15 @@ def test_top_logprobs_have_a_range(client: httpx.Client, number: int) -> None:
 
 def test_a_switch_without_effect_is_named(client: httpx.Client) -> None:
     assert answer_of(chat(client, shift=True))["llm_optimizer"]["ignored"] == ["shift"]
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", None])
+def test_the_tool_choice_that_cline_sends_is_taken(client: httpx.Client, choice: str | None) -> None:
+    assert answer_of(chat(client, tool_choice=choice))["message"]["content"]
+
+
+def test_a_tool_choice_that_cannot_be_met_is_refused(client: httpx.Client) -> None:
+    assert error_of(chat(client, tool_choice="required")).startswith("tool_choice asks for a tool call")
+    assert error_of(chat(client, tool_choice="any")).startswith(
+        'tool_choice must be "none", "auto", "required"'
+    )

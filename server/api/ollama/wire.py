@@ -14,6 +14,7 @@ from server.api.options import (
     read_logprobs,
     read_options,
     read_think,
+    read_tool_choice,
 )
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest
@@ -104,6 +105,8 @@ class ChatBody(Run):
 
     messages: list[_Message] = Field(default_factory=list)
     tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: Any = None
+    """Not Ollama's, but Cline sends it."""
 
     def to_domain(self) -> ChatRequest:
         """Raises InvalidRequest."""
@@ -114,6 +117,7 @@ class ChatBody(Run):
             model=self.model,
             messages=tuple(message.to_domain() for message in self.messages),
             tools=tuple(self.tools),
+            tool_choice=read_tool_choice(self.tool_choice),
             options=replace(options, truncate=truncate),
             stream=self.stream,
         )

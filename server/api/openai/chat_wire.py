@@ -14,8 +14,8 @@ from server.api.openai.figures import finish_reason, token_logprobs, usage
 from server.api.openai.messages import ChatMessage, to_messages
 from server.api.openai.run import Reasoning, Run, StreamOptions, read_text_format
 from server.api.openai.sse import DONE, error_event, event
-from server.api.openai.tools import Tool, arguments_text, read_tool_choice
-from server.api.options import read_logprobs
+from server.api.openai.tools import Tool, arguments_text
+from server.api.options import read_logprobs, read_tool_choice
 from server.domain.chat import AnswerDelta, CallPart, ChatRequest, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest, ServiceError
 from server.service.report import Outcome

@@ -11,8 +11,8 @@ from pydantic import Field
 from server.api.bodies import Body, Lenient, parse, shown
 from server.api.openai.responses_items import qualified, read_input
 from server.api.openai.run import Reasoning, Run, read_text_format
-from server.api.openai.tools import Function, read_tool_choice
-from server.api.options import read_logprobs
+from server.api.openai.tools import Function
+from server.api.options import read_logprobs, read_tool_choice
 from server.domain.chat import ChatRequest, JsonObject, RunOptions
 from server.domain.errors import InvalidRequest
 

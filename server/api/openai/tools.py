@@ -1,11 +1,10 @@
 """Tools that a request offers, whether they must be used, and calls of them in a conversation."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from server.api.bodies import Lenient, encoded, shown
 from server.api.http import parsed_json
-from server.domain.chat import JsonObject, ToolChoice, ToolMode
+from server.domain.chat import JsonObject
 from server.domain.errors import InvalidRequest
 
 
@@ -37,27 +36,6 @@ class Tool(Lenient):
                 "description under that key is supported"
             )
         return self.function.to_domain()
-
-
-def read_tool_choice(value: Any) -> ToolChoice:
-    """Chat completions nest the name of a function under ``function``, responses do not.
-
-    Raises:
-        InvalidRequest: it is something else.
-    """
-    if value is None:
-        return ToolChoice()
-    if isinstance(value, str) and value in tuple(ToolMode):
-        return ToolChoice(ToolMode(value))
-    if isinstance(value, Mapping) and value.get("type") == "function":
-        holder = value.get("function", value)
-        name = holder.get("name") if isinstance(holder, Mapping) else None
-        if isinstance(name, str):
-            return ToolChoice(ToolMode.REQUIRED, name)
-    raise InvalidRequest(
-        'tool_choice must be "none", "auto", "required" or a function with its name, '
-        f"but it is {shown(value)}"
-    )
 
 
 def read_arguments(place: str, text: str) -> JsonObject:
