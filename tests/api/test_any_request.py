@@ -19,13 +19,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/api/chat": {"model": GENERATOR, "messages": CHAT, "stream": True, "options": SHORT, "format": "json"},
     "/api/generate": {"model": GENERATOR, "prompt": "Hi", "suffix": "", "raw": True, "options": SHORT},
     "/api/show": {"model": GENERATOR, "verbose": False},
-    "/api/embed": {"model": GENERATOR, "input": ["a", "b"], "truncate": True, "dimensions": 2},
-    "/api/embeddings": {"model": GENERATOR, "prompt": "a"},
     "/api/tokenize": {"model": GENERATOR, "content": "Hello"},
     "/api/detokenize": {"model": GENERATOR, "tokens": [1, 2]},
-    "/api/copy": {"source": GENERATOR, "destination": "no/such/name/at/all"},
-    "/api/create": {"model": "bad name", "from": GENERATOR, "parameters": {"num_ctx": 1024}},
-    "/api/pull": {"model": "no such name", "stream": False},
     "/v1/chat/completions": {
         "model": GENERATOR,
         "messages": CHAT,
@@ -97,7 +92,7 @@ def changed(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
             holder = holder[key]
         match chance.random():
             case part if part < 0.6:
-                holder[place[-1]] = chance.choice(STRANGE)
+                holder[place[-1]] = copy.deepcopy(chance.choice(STRANGE))
             case part if part < 0.8:
                 del holder[place[-1]]
             case _ if isinstance(holder, dict):

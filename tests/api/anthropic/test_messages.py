@@ -43,7 +43,8 @@ def test_a_message(client: httpx.Client) -> None:
 
 
 def test_cached_tokens_are_told(client: httpx.Client) -> None:
-    messages = [{"role": "user", "content": "This message comes twice."}]
+    # Long enough to be kept even while somebody else is answered.
+    messages = [{"role": "user", "content": "This message comes twice. " * 20}]
     first = message_of(ask(client, messages=messages))["usage"]
     again = message_of(ask(client, messages=messages))["usage"]
     assert again["input_tokens"] == 1
