@@ -86,7 +86,9 @@ def changed(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     """``body`` with some values replaced, taken away or added."""
     body = copy.deepcopy(body)
     for _ in range(chance.randint(0, 3)):
-        place = chance.choice(places_in(body) or [("x",)])
+        if not body:
+            break
+        place = chance.choice(places_in(body))
         holder: Any = body
         for key in place[:-1]:
             holder = holder[key]
@@ -96,9 +98,8 @@ def changed(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
             case part if part < 0.8:
                 del holder[place[-1]]
             case _ if isinstance(holder, dict):
-                holder[chance.choice(["tools", "think", "x", "keep_alive", "images"])] = chance.choice(
-                    STRANGE
-                )
+                added = chance.choice(["tools", "think", "x", "keep_alive", "images"])
+                holder[added] = copy.deepcopy(chance.choice(STRANGE))
     return body
 
 
