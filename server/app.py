@@ -8,14 +8,21 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from server import __version__
+from server.api.anthropic.errors import anthropic_refusal
+from server.api.anthropic.routes import anthropic_router
+from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
+from server.api.ollama.texts import texts_router
+from server.api.openai.errors import openai_refusal
+from server.api.openai.routes import openai_router
 from server.catalogue import Catalogue
 from server.config import Settings
-from server.domain.errors import ServiceError
+from server.domain.errors import QueueFull, ServiceError
 from server.engine.library import Library
 from server.gpu.nvml import open_nvml
 from server.service.fleet import DiskCache, Fleet
@@ -23,6 +30,9 @@ from server.service.placement import MIB
 from server.service.service import Service
 
 logger = logging.getLogger("llm-optimizer")
+
+RETRY_AFTER_S = "2"
+"""A short answer's time: the queue has room again as soon as one is done."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -40,16 +50,25 @@ def build_service(settings: Settings) -> Service:
     return Service(fleet, catalogue, settings.router)
 
 
-def build_app(service: Service, lifespan: Lifespan) -> FastAPI:
+def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastAPI:
     """The HTTP application over a service; ``lifespan`` starts and stops what it needs."""
     app = FastAPI(
         title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.include_router(ollama_router(service))
+    app.include_router(openai_router(service))
+    app.include_router(texts_router(service))
+    app.include_router(anthropic_router(service))
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(
+        Guard,
+        origins=settings.origins,
+        check_host=all(is_loopback(host) for host, _ in settings.addresses),
+        refusal=refusal,
+    )
     return app
 
 
@@ -57,20 +76,36 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     status = status_of(error) if isinstance(error, ServiceError) else 500
     logger.log(
         logging.ERROR if status == 500 else logging.INFO,  # noqa: PLR2004
-        "%s: %d %s",
+        "%s: %d %s, id %s",
         request.url.path,
         status,
         error,
+        request_id(request.scope),
     )
-    return JSONResponse({"error": str(error)}, status_code=status)
+    answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
+    if isinstance(error, QueueFull):
+        answer.headers["retry-after"] = RETRY_AFTER_S
+    return answer
 
 
 def _on_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     words = {404: f"{request.url.path} not found", 405: f"{request.method} is not allowed here"}
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return JSONResponse({"error": words.get(status, str(error))}, status_code=status, headers=headers)
+    answer = refusal(request.scope, status, words.get(status, str(error)))
+    if isinstance(error, HTTPException) and error.headers:
+        answer.headers.update(error.headers)
+    return answer
 
 
-def _on_bug(_request: Request, _error: Exception) -> Response:
-    return JSONResponse({"error": "internal error; the server's log has the details"}, status_code=500)
+def _on_bug(request: Request, _error: Exception) -> Response:
+    return refusal(request.scope, 500, "internal error; the server's log has the details")
+
+
+def refusal(scope: Scope, status: int, text: str, cause: ServiceError | None = None) -> Response:
+    """An error in the dialect that the request's path belongs to."""
+    path = str(scope["path"])
+    if path.startswith("/v1/messages"):
+        return anthropic_refusal(status, text, request_id(scope))
+    if path.startswith("/v1/"):
+        return openai_refusal(status, text, cause)
+    return JSONResponse({"error": text}, status_code=status)

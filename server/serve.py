@@ -39,7 +39,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     sockets = bind(settings.addresses)
     service = build_service(settings)
     startup = _Startup(service, lambda: announce(greeting(service, sockets)))
-    app = build_app(service, startup.running)
+    app = build_app(service, settings, startup.running)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, server_header=False
     )

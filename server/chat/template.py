@@ -3,6 +3,7 @@
 import datetime
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
@@ -60,11 +61,23 @@ class ChatTemplate:
     ) -> str:
         """The prompt for ``messages``, ending where the assistant is to speak.
 
-        ``think`` True, False or a level sets the template's own switch; None leaves it alone.
+        ``think`` True, False or a level sets the template's own switch; None leaves it alone. A template
+        that insists on roles that alternate gets neighbours of one role as one message.
 
         Raises:
             InvalidRequest: the template refuses these messages.
         """
+        try:
+            return self._rendered(messages, tools, think)
+        except InvalidRequest:
+            merged = merged_neighbours(messages)
+            if len(merged) == len(messages):
+                raise
+            return self._rendered(merged, tools, think)
+
+    def _rendered(
+        self, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
+    ) -> str:
         switches: dict[str, Any] = {} if think is None else {"enable_thinking": think is not False}
         if isinstance(think, str):
             switches["reasoning_effort"] = think
@@ -78,6 +91,25 @@ class ChatTemplate:
             )
         except _REFUSALS as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+
+
+def merged_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Neighbouring messages of one role, which say something in words only, made one."""
+    merged: list[Message] = []
+    for message in messages:
+        before = merged[-1] if merged else None
+        if before is not None and _may_join(before, message):
+            texts = (text for text in (before.content, message.content) if text)
+            images = (*before.images, *message.images)
+            merged[-1] = replace(before, content="\n\n".join(texts), images=images)
+        else:
+            merged.append(message)
+    return tuple(merged)
+
+
+def _may_join(before: Message, message: Message) -> bool:
+    calls = before.tool_calls or message.tool_calls
+    return before.role == message.role and before.role != "tool" and not calls and not message.thinking
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -18,6 +18,7 @@ _MODEL_NAME = re.compile(
     r"([a-z]+://)?(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
     rf"{_PART}(:{_PART})?"
 )
+_ORIGIN = re.compile(r"\*|[A-Za-z*][A-Za-z0-9+.*-]*://[^\s/]+")
 _LARGEST_PORT = 65535
 _MOST_TOKENS = 1_048_576
 
@@ -49,6 +50,13 @@ def _check_listen(addresses: tuple[str, ...]) -> tuple[str, ...]:
     if len({split_address(address) for address in addresses}) < len(addresses):
         raise ValueError("must not hold the same address twice")
     return addresses
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    wrong = next((origin for origin in origins if not _ORIGIN.fullmatch(origin)), None)
+    if wrong is not None:
+        raise ValueError(f'must hold origins such as https://chat.example.org or "*", and "{wrong}" is none')
+    return origins
 
 
 def _check_model_name(name: str) -> str:
@@ -290,6 +298,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         description="Addresses to listen on, each host:port, such as 127.0.0.1:8512 or [::1]:8512; "
         "several may stand side by side, and in the environment variable commas may part them. "
         "Port 0 takes a free one.",
+    )
+    origins: Annotated[tuple[str, ...], AfterValidator(_check_origins)] = Field(
+        default=(),
+        description="Origins of web pages that may ask this server, such as https://chat.example.org, beside "
+        "those of this machine, of apps and of VS Code; * stands for any text. In the environment variable "
+        "commas may part them.",
     )
     models_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
         default=None,

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from server.domain.generation import Sampling
+from server.domain.generation import Sampling, TokenScore
 
 JsonObject = Mapping[str, Any]
 
@@ -31,6 +32,22 @@ class Message:
     tool_call_id: str | None = None
 
 
+class ToolMode(StrEnum):
+    """Whether the model may, must not or must call a tool."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """``name`` is the one tool that must be called, where a request names it."""
+
+    mode: ToolMode = ToolMode.AUTO
+    name: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How a request wants to be run. None means: as the settings or the model say.
@@ -38,15 +55,21 @@ class RunOptions:
     ``max_tokens`` None is no limit but the context window.
     ``keep_alive_s`` is infinity for "for ever"; ``think`` is a switch or a level.
     ``format`` is None, the word ``json``, or a JSON schema.
+    ``alternatives`` asks for each token's log probability and those of so many likely ones.
+    ``truncate`` says whether the oldest messages may go where a chat does not fit.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
+    named: frozenset[str] = frozenset()
+    """Fields of ``sampling`` that the request itself gives: a model's own parameters replace the others."""
     max_tokens: int | None = None
     stop: tuple[str, ...] | None = None
     context_tokens: int | None = None
     keep_alive_s: float | None = None
     think: bool | str | None = None
     format: str | JsonObject | None = None
+    alternatives: int | None = None
+    truncate: bool | None = None
     ignored: tuple[str, ...] = ()
     """Names of options that the client gave and this service does not act on."""
 
@@ -58,10 +81,13 @@ class ChatRequest:
     model: str
     messages: tuple[Message, ...]
     tools: tuple[JsonObject, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
     options: RunOptions = field(default_factory=RunOptions)
     stream: bool = True
     route: str = "/api/chat"
     """The path that the request came by, for the log."""
+    id: str = ""
+    """What the request is called in the log and in the answer's header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +104,47 @@ class CompletionRequest:
     options: RunOptions = field(default_factory=RunOptions)
     stream: bool = True
     route: str = "/api/generate"
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Texts to be turned into vectors, in their order.
+
+    ``dimensions`` cuts the vectors and makes them of length 1 again; None: as the model gives them.
+    ``truncate`` cuts the tail of a text that is too long; otherwise such a text is an error.
+    """
+
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    truncate: bool = True
+    options: RunOptions = field(default_factory=RunOptions)
+    route: str = "/api/embed"
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a tool call while it is written: the first has ``id`` and ``name``, the others more
+    text of the JSON object that the arguments are. ``index`` counts the calls of an answer."""
+
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """A piece of an answer: words, thinking or whole tool calls."""
+    """A piece of an answer: words, thinking, or tool calls.
+
+    A call comes whole in ``tool_calls``, after it has come in pieces in ``call_parts``: a dialect writes
+    the one or the other. ``scores`` are those of the tokens since the last delta.
+    """
 
     content: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    call_parts: tuple[CallPart, ...] = ()
+    scores: tuple[TokenScore, ...] = ()

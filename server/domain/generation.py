@@ -91,12 +91,13 @@ class TextDelta:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of a generation that ran to its end. ``tokens`` are the generated ids,
-    ``scores`` those that no piece of text carried."""
+    ``scores`` those that no piece of text carried, ``stop`` is the stop string that ended it."""
 
     reason: FinishReason
     usage: Usage
     tokens: tuple[int, ...]
     scores: tuple[TokenScore, ...] = ()
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,9 +176,8 @@ class Lane:
         if not self._stops.stopped:
             self._text += self._stops.feed(self._decoder.decode(b"", final=True)) + self._stops.flush()
         self.speak()
-        self.job.sink(
-            Finished(reason, self.usage(), tuple(self.tokens[self.prompt_tokens :]), tuple(self._scores))
-        )
+        generated = tuple(self.tokens[self.prompt_tokens :])
+        self.job.sink(Finished(reason, self.usage(), generated, tuple(self._scores), self._stops.found))
 
     def fail(self, error: ServiceError) -> None:
         """Report that the job ends here for a fault."""

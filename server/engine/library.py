@@ -1,6 +1,6 @@
 """llama.cpp through llama-cpp-python's low-level bindings: the only file that touches ctypes.
 
-Nothing here is safe to use from two threads at once, except :meth:`Model.tokenize`,
+Nothing here is safe to use from two threads at once, except :meth:`Model.tokenize`, :meth:`Model.text`,
 :meth:`Model.piece` and :meth:`Context.abort`.
 """
 
@@ -245,6 +245,18 @@ class Model:
     def piece(self, token: int) -> bytes:
         """The bytes that ``token`` stands for; empty for control tokens."""
         return self._piece(token, special=False)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What ``tokens`` say together, control tokens by their names; U+FFFD for half a character.
+
+        Raises:
+            EngineFailed: the model was unloaded in between.
+        """
+        with self._lock:
+            if self.pointer is None:
+                raise EngineFailed("the model was unloaded while the request was being prepared")
+            pieces = [self._piece(token, special=True) for token in tokens]
+        return b"".join(pieces).decode("utf-8", "replace")
 
     def ends_generation(self, token: int) -> bool:
         """Whether ``token`` is the model's way to say that it has finished."""

@@ -13,17 +13,22 @@ class StopScanner:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was complete."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
-        """Return what may be shown now; sets ``stopped`` once a stop string is complete."""
+        """Return what may be shown now; ``found`` is the stop string once one is complete."""
         if self.stopped:
             return ""
         self._held += text
-        found = self._first_stop()
-        if found is not None:
-            self.stopped = True
-            safe, self._held = self._held[:found], ""
+        first = self._first_stop()
+        if first is not None:
+            place, self.found = first
+            safe, self._held = self._held[:place], ""
             return safe
         keep = held_back(self._held, self._stops)
         split = len(self._held) - keep
@@ -35,9 +40,11 @@ class StopScanner:
         rest, self._held = self._held, ""
         return rest
 
-    def _first_stop(self) -> int | None:
-        found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        return min(found)[1] if found else None
+    def _first_stop(self) -> tuple[int, str] | None:
+        """Where the stop string that is complete first begins, and which it is."""
+        places = ((self._held.find(stop), stop) for stop in self._stops)
+        found = [(place + len(stop), place, stop) for place, stop in places if place >= 0]
+        return min(found)[1:] if found else None
 
 
 def held_back(text: str, markers: Sequence[str]) -> int:

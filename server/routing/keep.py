@@ -64,9 +64,8 @@ def divide(messages: Sequence[Message], long_message_chars: int, min_material_ch
     if last is None:
         return None
     question, after = messages[last], tuple(messages[last + 1 :])
-    open_calls = _open_calls(messages[:last], after)
-    kept, history = _split_history(messages[: last - len(open_calls)])
-    kept = (*kept, *open_calls)
+    kept, history, rest = lasting_messages(messages)
+    kept = (*kept, *rest[: len(rest) - len(after) - 1])
     if sum(map(message_chars, history)) < min_material_chars:
         kept, history = tuple(messages[:last]), ()
     is_most = not history and 2 * len(question.content) > sum(map(message_chars, messages))
@@ -75,6 +74,19 @@ def divide(messages: Sequence[Message], long_message_chars: int, min_material_ch
         parts = split_long_message(question.content, min_material_chars)
     division = Division(kept, history, question, parts, after)
     return division if division.material_chars >= max(min_material_chars, 1) else None
+
+
+def lasting_messages(
+    messages: Sequence[Message],
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """What stays at the start, the history between, and what stays from the last user message on (with
+    the calls that the results behind it answer). Without a user message all of it is the last part."""
+    last = _last_user(messages)
+    if last is None:
+        return (), (), tuple(messages)
+    border = last - len(_open_calls(messages[:last], messages[last + 1 :]))
+    kept, history = _split_history(messages[:border])
+    return kept, history, tuple(messages[border:])
 
 
 def split_long_message(text: str, min_material_chars: int) -> LongMessage:

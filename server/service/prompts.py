@@ -12,7 +12,11 @@ from server.domain.errors import InvalidRequest, PromptTooLong
 from server.domain.generation import Generation
 from server.engine.grammar import grammar_of
 from server.engine.sampling import check_grammar
+from server.routing.drop import without_oldest
 from server.service.fleet import Loaded
+
+ROOM_TOKENS = 512
+"""Room for an answer of unknown length, where messages are left out for it."""
 
 _ROLE_WITHIN_CHARS = 40
 
@@ -61,6 +65,23 @@ async def chat_prompt(
     return await asyncio.to_thread(_chat_prompt, loaded, messages, tools, think)
 
 
+async def truncated_prompt(
+    loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], options: RunOptions
+) -> tuple[Prompt, int] | None:
+    """``messages`` without as many of the oldest as do not fit, and how many those are; None if what must
+    stay does not fit either."""
+    room = loaded.context_tokens - min(options.max_tokens or ROOM_TOKENS, loaded.context_tokens // 4)
+
+    def prompt_of(some: Sequence[Message]) -> Prompt:
+        return _chat_prompt(loaded, some, tools, options.think)
+
+    def search() -> tuple[Prompt, int] | None:
+        found = without_oldest(messages, lambda some: len(prompt_of(some).tokens) <= room)
+        return None if found is None else (prompt_of(found), len(messages) - len(found))
+
+    return await asyncio.to_thread(search)
+
+
 async def completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     """The prompt of a request without a conversation: raw, filling a gap, or as one user message."""
     return await asyncio.to_thread(_completion_prompt, loaded, request)
@@ -71,9 +92,10 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
 
     Raises:
         PromptTooLong: the prompt leaves no room for an answer in the context window.
-        InvalidRequest: ``options.format`` is no schema.
+        InvalidRequest: ``options.format`` is no schema, or a token of the logit bias is none of the model.
     """
     check_fits(prompt, loaded)
+    check_tokens(loaded, "logit_bias", [token for token, _ in options.sampling.logit_bias])
     grammar = await _grammar(loaded, options)
     return Generation(
         prompt=prompt.tokens,
@@ -83,6 +105,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
         grammar=grammar,
         grammar_after=THINK_CLOSE if prompt.expected.thinking else None,
         lasting_tokens=prompt.lasting_tokens,
+        alternatives=options.alternatives,
     )
 
 
@@ -121,18 +144,19 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     if request.raw:
         return _prompt(loaded, request.prompt, Expected())
     system = [Message("system", request.system)] if request.system else []
-    _check_tokens(loaded, request.context)
+    check_tokens(loaded, "context", request.context)
     prompt = _chat_prompt(loaded, (*system, Message("user", request.prompt)), (), request.options.think)
     if not request.context:
         return prompt
     return Prompt((*request.context, *prompt.tokens), prompt.expected)
 
 
-def _check_tokens(loaded: Loaded, tokens: Sequence[int]) -> None:
+def check_tokens(loaded: Loaded, field: str, tokens: Sequence[int]) -> None:
+    """Raise InvalidRequest, which names ``field``, if one of ``tokens`` is none of the model's."""
     size = loaded.engine.model.vocabulary_size
     strange = next((token for token in tokens if not 0 <= token < size), None)
     if strange is not None:
-        raise InvalidRequest(f"context: {strange} is no token of this model, which has 0 to {size - 1}")
+        raise InvalidRequest(f"{field}: {strange} is no token of this model, which has 0 to {size - 1}")
 
 
 def _infill(loaded: Loaded, request: CompletionRequest) -> tuple[int, ...]:

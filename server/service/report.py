@@ -1,8 +1,10 @@
 """What was done with a request: for the answer's last chunk and for the log."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from server.chat.parse import THINK_CLOSE
 from server.domain.generation import FinishReason, Usage
 from server.routing.decide import Plan, Strategy
 
@@ -24,11 +26,16 @@ class Routing:
     summaries: int = 0
     helper_ns: int = 0
     fallback: str | None = None
+    dropped_messages: int = 0
+    """So many of the oldest were left out, because the chat did not fit and the client allows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of an answer. Times run from the request's arrival; ``prompt`` and ``answer`` are token ids."""
+    """The end of an answer. Times run from the request's arrival; ``prompt`` and ``answer`` are token ids.
+
+    ``stop`` is the stop string that ended it.
+    """
 
     reason: FinishReason
     usage: Usage
@@ -39,6 +46,20 @@ class Outcome:
     ignored: tuple[str, ...]
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    stop: str | None = None
+    thinking_tokens: int = 0
+    """So many of ``answer`` were thinking, with the tag that closes it."""
+
+
+def thinking_length(pieces: Iterable[bytes]) -> int:
+    """How many tokens, given by their bytes, a model thought; all of them if it did not come to an end."""
+    close, end, thought = THINK_CLOSE.encode(), b"", 0
+    for piece in pieces:
+        end = end[-len(close) :] + piece
+        thought += 1
+        if close in end:
+            break
+    return thought
 
 
 def log_ignored(route: str, names: tuple[str, ...]) -> None:
@@ -80,11 +101,22 @@ def log_fallback(route: str, plan: Plan, why: str) -> None:
     )
 
 
-def log_outcome(route: str, model: str, outcome: Outcome) -> None:
+def log_dropped(route: str, messages: int, tokens: int, context_tokens: int) -> None:
+    """One line for each chat that lost messages."""
+    logger.warning(
+        "%s: %d of the oldest messages were left out: %d tokens do not fit a context of %d",
+        route,
+        messages,
+        tokens,
+        context_tokens,
+    )
+
+
+def log_outcome(route: str, request_id: str, model: str, outcome: Outcome) -> None:
     """One line for each answer that ran to its end."""
     routing = outcome.routing
     logger.info(
-        "%s: %s %s, %d tokens received, %d sent, %d cached, %d generated, %s, %.2f s",
+        "%s: %s %s, %d tokens received, %d sent, %d cached, %d generated, %s, %.2f s, id %s",
         route,
         model,
         routing.strategy.value if routing.strategy else "direct",
@@ -94,4 +126,5 @@ def log_outcome(route: str, model: str, outcome: Outcome) -> None:
         outcome.usage.generated_tokens,
         outcome.reason.value,
         outcome.total_ns / 1e9,
+        request_id or "-",
     )

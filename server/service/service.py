@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 
 from server.catalogue import Catalogue, Entry, Role
 from server.chat.parse import AnswerParser
 from server.config import RouterSettings
-from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, RunOptions
+from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, EmbeddingRequest, RunOptions
 from server.domain.errors import InvalidRequest, ServiceError
-from server.domain.generation import Finished, TextDelta
+from server.domain.generation import Finished, TextDelta, TokenScore
 from server.routing.decide import Plan, Strategy, Thresholds, decide
 from server.routing.shorten import HelperFailed, Limits, Shortened, shorten
 from server.service.fleet import Fleet, Loaded
@@ -26,18 +26,23 @@ from server.service.prompts import (
     completion_prompt,
     fits,
     to_generation,
+    truncated_prompt,
 )
 from server.service.reply import Opening, Reply
 from server.service.report import (
     Outcome,
     Routing,
+    log_dropped,
     log_fallback,
     log_ignored,
     log_outcome,
     log_plan,
     log_summaries,
+    thinking_length,
 )
+from server.service.texts import text_of, tokens_of
 from server.service.ticket import Ticket
+from server.service.wishes import with_tool_choice
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -48,10 +53,19 @@ class _Admitted:
 
     model: str
     route: str
+    id: str
     loaded: Loaded
     options: RunOptions
     arrived_ns: int
     load_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A vector for each text, in their order."""
+
+    vectors: Sequence[Sequence[float]]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,7 @@ class Service:
 
         The generator's chats are routed; a chat that names the helper goes straight to it.
         """
+        request = with_tool_choice(request)
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, stack)
             loaded, options = admitted.loaded, request.options
@@ -97,7 +112,8 @@ class Service:
                 if plan is not None:
                     log_plan(request.route, plan, stream=request.stream)
                 reason = "the chat names the helper" if plan is None else plan.reason
-                return await self._open(admitted, _unrouted(full, plan, reason), stack)
+                prepared = await self._fitting(request, admitted, _unrouted(full, plan, reason))
+                return await self._open(admitted, prepared, stack)
             return await self._open_shortened(request, admitted, full, plan, stack)
 
     async def complete(self, request: CompletionRequest) -> Reply:
@@ -115,6 +131,35 @@ class Service:
             return await self._open(
                 admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
             )
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """The vectors of some texts."""
+        self.catalogue.find(request.model)
+        raise InvalidRequest(f'"{request.model}" does not support embeddings')
+
+    async def count(self, request: ChatRequest) -> int:
+        """Tokens of a chat as its model would read it. Loads the model."""
+        return len(await self.chat_tokens(request))
+
+    async def chat_tokens(self, request: ChatRequest) -> tuple[int, ...]:
+        """A chat as its model would read it. Loads the model."""
+        request = with_tool_choice(request)
+        async with contextlib.AsyncExitStack() as stack:
+            loaded = (await self._admit(request, stack)).loaded
+            prompt = await chat_prompt(loaded, request.messages, request.tools, request.options.think)
+            return prompt.tokens
+
+    async def tokenize(
+        self, name: str, text: str, *, add_special: bool, parse_special: bool, keep_alive_s: float | None
+    ) -> tuple[int, ...]:
+        """Token ids of a text in the vocabulary of the model ``name``. Loads the model."""
+        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+            return await tokens_of(loaded, text, add_special=add_special, parse_special=parse_special)
+
+    async def detokenize(self, name: str, tokens: Sequence[int], *, keep_alive_s: float | None) -> str:
+        """The text that ``tokens`` are. Loads the model."""
+        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+            return await text_of(loaded, tokens)
 
     async def load(self, name: str, purpose: str, options: RunOptions) -> None:
         """Load the model ``name`` to ``chat`` or ``generate``, as ``options`` ask for."""
@@ -144,7 +189,20 @@ class Service:
         )
         loaded = await stack.enter_async_context(lease)
         load_ns = time.monotonic_ns() - arrived_ns
-        return _Admitted(request.model, request.route, loaded, options, arrived_ns, load_ns)
+        return _Admitted(request.model, request.route, request.id, loaded, options, arrived_ns, load_ns)
+
+    async def _fitting(self, request: ChatRequest, admitted: _Admitted, full: _Prepared) -> _Prepared:
+        """``full``, or where it does not fit and the client allows it, without its oldest messages."""
+        loaded, options = admitted.loaded, admitted.options
+        if not options.truncate or fits(full.prompt, loaded):
+            return full
+        found = await truncated_prompt(loaded, request.messages, request.tools, options)
+        if found is None:
+            return full
+        prompt, dropped = found
+        log_dropped(request.route, dropped, len(full.prompt.tokens), loaded.context_tokens)
+        routing = replace(full.routing, tokens_sent=len(prompt.tokens), dropped_messages=dropped)
+        return _Prepared(prompt, routing)
 
     def _plan(self, request: ChatRequest, entry: Entry) -> Plan | None:
         return decide(request.messages, self._thresholds) if entry.role is Role.GENERATOR else None
@@ -155,7 +213,7 @@ class Service:
         """Submit what is prepared now, so that a full queue is still an error of its own status."""
         ticket = await self._submit(admitted, prepared, stack)
         routing = prepared.routing
-        opening = Opening(routing.planned, routing.reason, routing.tokens_received)
+        opening = Opening(routing.planned, routing.reason, routing.tokens_received, routing.dropped_messages)
         return Reply(opening, self._run(admitted, prepared, ticket), stack.pop_all())
 
     async def _open_shortened(
@@ -199,8 +257,10 @@ class Service:
         except (HelperFailed, InvalidRequest) as failure:
             # InvalidRequest: a template may refuse the shortened chat, and take the whole one.
             log_fallback(request.route, plan, str(failure))
-            check_fits(full, admitted.loaded)
-            return _unrouted(full, plan, plan.reason, fallback=str(failure))
+            unshortened = _unrouted(full, plan, plan.reason, fallback=str(failure))
+            prepared = await self._fitting(request, admitted, unshortened)
+            check_fits(prepared.prompt, admitted.loaded)
+            return prepared
         check_fits(prompt, admitted.loaded)
         log_summaries(plan.strategy, len(request.messages), len(short.messages), short.summaries)
         return _Prepared(
@@ -246,16 +306,24 @@ class Service:
         self, admitted: _Admitted, prepared: _Prepared, ticket: Ticket
     ) -> AsyncIterator[AnswerDelta | Outcome]:
         parser = AnswerParser(prepared.prompt.expected)
+        scores: tuple[TokenScore, ...] = ()
+        thought = False
         async for event in ticket.events():
-            if isinstance(event, TextDelta):
-                for delta in parser.feed(event.text):
-                    yield delta
-            else:
-                for delta in parser.finish():
-                    yield delta
-                yield self._report(admitted, prepared, event)
+            ended = isinstance(event, Finished)
+            scores += event.scores
+            deltas = parser.feed(event.text) if isinstance(event, TextDelta) else parser.finish()
+            if scores and (deltas or ended):
+                # They go with the first text that is certain, though part of it may be held back.
+                first, *others = deltas or (AnswerDelta(),)
+                deltas, scores = (replace(first, scores=scores), *others), ()
+            for delta in deltas:
+                thought = thought or bool(delta.thinking)
+                yield delta
+            if isinstance(event, Finished):
+                yield self._report(admitted, prepared, event, thought=thought)
 
-    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished) -> Outcome:
+    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished, *, thought: bool) -> Outcome:
+        pieces = map(admitted.loaded.engine.model.piece, end.tokens)
         outcome = Outcome(
             reason=end.reason,
             usage=end.usage,
@@ -266,8 +334,10 @@ class Service:
             ignored=admitted.options.ignored,
             prompt=prepared.prompt.tokens,
             answer=end.tokens,
+            stop=end.stop,
+            thinking_tokens=thinking_length(pieces) if thought else 0,
         )
-        log_outcome(admitted.route, admitted.model, outcome)
+        log_outcome(admitted.route, admitted.id, admitted.model, outcome)
         return outcome
 
 

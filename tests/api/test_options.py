@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.api.ollama.options import (
+from server.api.options import (
     FLOATS,
     INTEGERS,
     SERVER_SIDE,

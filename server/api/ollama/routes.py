@@ -1,12 +1,16 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from server.api.http import LineStream, read_json, unless_gone
+from server.api.bodies import documented, encoded, parse
+from server.api.figures import planned_headers, routing_headers, without_effect
+from server.api.guards import request_id
+from server.api.http import LineStream, opened_soon, read_json, unless_gone
 from server.api.ollama import models
 from server.api.ollama.wire import (
     ChatBody,
@@ -15,16 +19,11 @@ from server.api.ollama.wire import (
     Run,
     chat_chunk,
     closing,
-    encoded,
     generate_chunk,
     now,
-    parse,
-    planned_headers,
-    routing_headers,
-    without_effect,
 )
 from server.catalogue import ModelName
-from server.domain.chat import AnswerDelta, ToolCall
+from server.domain.chat import AnswerDelta
 from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
 from server.service.reply import Reply
 from server.service.report import Outcome
@@ -41,15 +40,24 @@ Chunk = Callable[[AnswerDelta], dict[str, Any]]
 def ollama_router(service: Service) -> APIRouter:
     """All routes of the native dialect."""
     router = APIRouter()
-    router.add_api_route("/", _running, methods=["GET", "HEAD"])
-    router.add_api_route("/api/version", _version, methods=["GET", "HEAD"])
+    _add_get_and_head(router, "/", _running)
+    _add_get_and_head(router, "/api/version", _version)
     routes = _Routes(service)
-    router.add_api_route("/api/tags", routes.tags, methods=["GET", "HEAD"])
+    _add_get_and_head(router, "/api/tags", routes.tags)
     router.add_api_route("/api/ps", routes.ps, methods=["GET"])
-    router.add_api_route("/api/show", routes.show, methods=["POST"])
-    router.add_api_route("/api/chat", routes.chat, methods=["POST"])
-    router.add_api_route("/api/generate", routes.generate, methods=["POST"])
+    for path, answer, body in (
+        ("/api/show", routes.show, NamedBody),
+        ("/api/chat", routes.chat, ChatBody),
+        ("/api/generate", routes.generate, GenerateBody),
+    ):
+        router.add_api_route(path, answer, methods=["POST"], openapi_extra=documented(body))
     return router
+
+
+def _add_get_and_head(router: APIRouter, path: str, answer: Callable[[], Response]) -> None:
+    """Apart, because each entry of the OpenAPI document has a name of its own."""
+    router.add_api_route(path, answer, methods=["GET"])
+    router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
 
 def _running() -> Response:
@@ -93,12 +101,12 @@ class _Routes:
             raise InvalidRequest("model is required")
         if not body.messages:
             return await self._load_or_unload(request, body, "chat", {"message": _EMPTY_MESSAGE})
-        wanted = body.to_domain()
-        reply = await unless_gone(request, self._service.chat(wanted))
+        wanted = replace(body.to_domain(), id=request_id(request.scope))
         numbered = _CallNumbers(body.model)
+        opening = self._service.chat(wanted)
         if wanted.stream:
-            return _stream(reply, numbered.chunk)
-        return await unless_gone(request, _whole(reply, numbered.chunk))
+            return _stream(await opened_soon(request, opening), numbered.chunk)
+        return await unless_gone(request, _whole(opening, numbered.chunk))
 
     async def generate(self, request: Request) -> Response:
         body = parse(GenerateBody, await read_json(request))
@@ -106,16 +114,16 @@ class _Routes:
             raise ModelNotFound("")
         if not body.prompt and not body.suffix:
             return await self._load_or_unload(request, body, "generate", {"response": ""})
-        wanted = body.to_domain()
-        reply = await unless_gone(request, self._service.complete(wanted))
+        wanted = replace(body.to_domain(), id=request_id(request.scope))
+        opening = self._service.complete(wanted)
 
         def chunk(delta: AnswerDelta) -> dict[str, Any]:
             return generate_chunk(body.model, delta)
 
         with_context = not wanted.raw
         if wanted.stream:
-            return _stream(reply, chunk, with_context=with_context)
-        return await unless_gone(request, _whole(reply, chunk, with_context=with_context))
+            return _stream(await opened_soon(request, opening), chunk, with_context=with_context)
+        return await unless_gone(request, _whole(opening, chunk, with_context=with_context))
 
     async def _load_or_unload(
         self, request: Request, body: Run, purpose: str, empty: dict[str, Any]
@@ -149,45 +157,33 @@ _EMPTY_MESSAGE = {"role": "assistant", "content": ""}
 
 
 def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
-    opening = reply.opening
-    strategy = opening.strategy.value if opening.strategy else None
     return LineStream(
         _lines(reply, chunk, with_context=with_context),
         heartbeat=lambda: _line(chunk(AnswerDelta())),
         last_words=_error_line,
         close=reply.aclose,
         media_type=NDJSON,
-        headers=planned_headers(strategy, opening.tokens_received),
+        headers=planned_headers(reply.opening),
     )
 
 
 async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGenerator[bytes, None]:
+    # Something to read at once: whoever waits for a first byte must not wait for the model.
+    yield _line(chunk(AnswerDelta()))
     async for part in reply:
         if isinstance(part, Outcome):
             yield _line(_last(part, chunk(AnswerDelta()), with_context=with_context))
-        else:
+        elif part.content or part.thinking or part.tool_calls or part.scores:
             yield _line(chunk(part))
 
 
-async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
+async def _whole(
+    opening: Coroutine[Any, Any, Reply], chunk: Chunk, *, with_context: bool = False
+) -> Response:
     """Everything as one object."""
-    words: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCall] = []
-    try:
-        async for part in reply:
-            if isinstance(part, Outcome):
-                everything = AnswerDelta("".join(words), "".join(thoughts), tuple(calls))
-                answer = _last(part, chunk(everything), with_context=with_context)
-                return Response(
-                    encoded(answer), media_type="application/json", headers=routing_headers(part.routing)
-                )
-            words.append(part.content)
-            thoughts.append(part.thinking)
-            calls += part.tool_calls
-    finally:
-        await reply.aclose()
-    raise ServiceError("the answer ended without an end")
+    everything, outcome = await (await opening).whole()
+    answer = _last(outcome, chunk(everything), with_context=with_context)
+    return Response(encoded(answer), media_type="application/json", headers=routing_headers(outcome.routing))
 
 
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:

@@ -1,66 +1,25 @@
 """Bodies of ``/api/chat`` and ``/api/generate``: JSON to the domain, and the domain to JSON."""
 
-import base64
 import datetime
-import json
 from dataclasses import replace
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
-from server.api.ollama.options import (
-    check_top_logprobs,
+from server.api.bodies import Image, Lenient
+from server.api.figures import LEAST_LOGPROB, what_was_done
+from server.api.options import (
     read_format,
     read_keep_alive,
+    read_logprobs,
     read_options,
     read_think,
+    read_tool_choice,
 )
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest
-from server.service.report import Outcome, Routing
-
-Body = TypeVar("Body", bound=BaseModel)
-
-SHOWN_CHARS = 80
-
-_JSON_TYPES = {
-    "model_type": "an object",
-    "dict_type": "an object",
-    "list_type": "an array",
-    "string_type": "a string",
-    "bool_type": "true or false",
-    "int_type": "an integer",
-}
-"""pydantic's kinds of fault, and what should have been there in the words of JSON."""
-
-_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
-"""Line ends for Python's ``splitlines``, with which clients cut a stream, and no end for JSON."""
-
-
-class Lenient(BaseModel):
-    """Unknown keys are ignored and null counts as absent; a wrong type is an error."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: item for key, item in value.items() if item is not None}
-        return value
-
-
-def _image(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            base64.b64decode(value, validate=True)
-        except ValueError as error:
-            raise ValueError(f"illegal base64 data: {error}") from None
-    return value
-
-
-Image = Annotated[str, BeforeValidator(_image)]
+from server.domain.generation import TokenScore
+from server.service.report import Outcome
 
 
 class _Function(Lenient):
@@ -108,17 +67,21 @@ class Run(Lenient):
     format: Any = None
     keep_alive: Any = None
     think: Any = None
-    truncate: bool = False
+    truncate: bool | None = None
     shift: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
     max_output_tokens: Any = None
     temperature: Any = None
     top_p: Any = None
+    debug_render_only: bool = Field(default=False, alias="_debug_render_only")
 
     def run_options(self) -> RunOptions:
         """Everything about how the request is to be run. Raises InvalidRequest."""
-        check_top_logprobs(self.top_logprobs)
+        if self.debug_render_only:
+            raise InvalidRequest(
+                "_debug_render_only is not supported; POST /api/tokenize with the messages gives the prompt"
+            )
         beside = {
             "num_predict": self.max_output_tokens,
             "temperature": self.temperature,
@@ -126,13 +89,14 @@ class Run(Lenient):
         }
         inside = {name: value for name, value in self.options.items() if value is not None}
         options = read_options({**beside, **inside})
-        switches = ("truncate", "shift", "logprobs", "top_logprobs")
         return replace(
             options,
             keep_alive_s=read_keep_alive(self.keep_alive),
             think=read_think(self.think),
             format=read_format(self.format),
-            ignored=(*options.ignored, *(name for name in switches if getattr(self, name))),
+            alternatives=read_logprobs(self.logprobs, self.top_logprobs),
+            truncate=self.truncate,
+            ignored=(*options.ignored, *(("shift",) if self.shift else ())),
         )
 
 
@@ -141,14 +105,20 @@ class ChatBody(Run):
 
     messages: list[_Message] = Field(default_factory=list)
     tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: Any = None
+    """Not Ollama's, but Cline sends it."""
 
     def to_domain(self) -> ChatRequest:
         """Raises InvalidRequest."""
+        options = self.run_options()
+        # An agent shortens its history itself once it is told that it must, and better than this would.
+        truncate = not self.tools if self.truncate is None else self.truncate
         return ChatRequest(
             model=self.model,
             messages=tuple(message.to_domain() for message in self.messages),
             tools=tuple(self.tools),
-            options=self.run_options(),
+            tool_choice=read_tool_choice(self.tool_choice),
+            options=replace(options, truncate=truncate),
             stream=self.stream,
         )
 
@@ -194,39 +164,21 @@ class NamedBody(Lenient):
     verbose: bool = False
 
 
-def parse(kind: type[Body], value: dict[str, Any]) -> Body:
-    """``value`` as a body of the given kind.
-
-    Raises:
-        InvalidRequest: naming the field, what it holds and what it should hold.
-    """
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in fault["loc"]) or "body"
-        raise InvalidRequest(f"{field} {_complaint(fault)}") from error
-
-
-def _complaint(fault: ErrorDetails) -> str:
-    if fault["type"] == "missing":
-        return "is missing"
-    if fault["type"] == "value_error":
-        return f"holds {fault['ctx']['error']}"
-    held = json.dumps(fault["input"], ensure_ascii=False)
-    shown = held if len(held) <= SHOWN_CHARS else f"{held[:SHOWN_CHARS]}…"
-    return f"must be {_JSON_TYPES.get(fault['type'], 'something else')}, but it is {shown}"
-
-
-def encoded(value: dict[str, Any]) -> bytes:
-    """Compact JSON in one line, whatever the reader takes for a line's end."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.translate(_LINE_ENDS).encode("utf-8", "replace")
-
-
 def now() -> str:
     """This moment as RFC 3339, in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+
+
+def _score(score: TokenScore) -> dict[str, Any]:
+    text = score.piece.decode("utf-8", "replace")
+    told = {"token": text, "logprob": max(score.logprob, LEAST_LOGPROB), "bytes": list(score.piece)}
+    if not score.alternatives:
+        return told
+    return {**told, "top_logprobs": [_score(other) for other in score.alternatives]}
+
+
+def _logprobs(delta: AnswerDelta) -> dict[str, Any]:
+    return {"logprobs": [_score(score) for score in delta.scores]} if delta.scores else {}
 
 
 def chat_chunk(model: str, delta: AnswerDelta, first_call: int = 0) -> dict[str, Any]:
@@ -238,13 +190,26 @@ def chat_chunk(model: str, delta: AnswerDelta, first_call: int = 0) -> dict[str,
         message["tool_calls"] = [
             _call_out(call, index) for index, call in enumerate(delta.tool_calls, first_call)
         ]
-    return {"model": model, "created_at": now(), "message": message, "done": False}
+    return {
+        "model": model,
+        "created_at": now(),
+        "message": message,
+        "done": False,
+        **_logprobs(delta),
+    }
 
 
 def generate_chunk(model: str, delta: AnswerDelta) -> dict[str, Any]:
     """A piece of the answer to a single prompt."""
     thinking = {"thinking": delta.thinking} if delta.thinking else {}
-    return {"model": model, "created_at": now(), "response": delta.content, **thinking, "done": False}
+    return {
+        "model": model,
+        "created_at": now(),
+        "response": delta.content,
+        **thinking,
+        "done": False,
+        **_logprobs(delta),
+    }
 
 
 def closing(outcome: Outcome) -> dict[str, Any]:
@@ -262,51 +227,8 @@ def closing(outcome: Outcome) -> dict[str, Any]:
         "done": True,
         "done_reason": outcome.reason.value,
         **{name: figure for name, figure in figures.items() if figure},
-        "llm_optimizer": _what_was_done(outcome),
+        "llm_optimizer": what_was_done(outcome),
     }
-
-
-def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
-    """For an answer that has nothing else of ours: the options that nothing was done with, if any."""
-    return {"llm_optimizer": {"ignored": list(names)}} if names else {}
-
-
-def routing_headers(routing: Routing) -> dict[str, str]:
-    """What was done, for a response whose headers go out at its end."""
-    return {
-        **planned_headers(routing.strategy.value if routing.strategy else None, routing.tokens_received),
-        "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
-        "X-LLM-Optimizer-Summaries": str(routing.summaries),
-        "X-LLM-Optimizer-Helper-Ms": str(routing.helper_ns // 1_000_000),
-    }
-
-
-def planned_headers(strategy: str | None, tokens_received: int) -> dict[str, str]:
-    """What will be done, for a response that begins before it is."""
-    return {
-        "X-LLM-Optimizer-Strategy": strategy or "direct",
-        "X-LLM-Optimizer-Tokens-Received": str(tokens_received),
-    }
-
-
-def _what_was_done(outcome: Outcome) -> dict[str, Any]:
-    routing = outcome.routing
-    done: dict[str, Any] = {
-        "strategy": routing.strategy.value if routing.strategy else "direct",
-        "planned": routing.planned.value if routing.planned else "direct",
-        "reason": routing.reason,
-        "tokens_received": routing.tokens_received,
-        "tokens_sent": routing.tokens_sent,
-        "tokens_cached": outcome.usage.cached_tokens,
-        "summaries": routing.summaries,
-        "helper_duration": routing.helper_ns,
-        "context_tokens": outcome.context_tokens,
-    }
-    if routing.fallback:
-        done["fallback"] = routing.fallback
-    if outcome.ignored:
-        done["ignored"] = list(outcome.ignored)
-    return done
 
 
 def _call_out(call: ToolCall, index: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ollama's ``options``, ``keep_alive`` and ``think``: from JSON to the domain."""
+"""Ollama's ``options``, ``keep_alive`` and ``think``, in which every dialect can say how it wants to run."""
 
 import json
 import math
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from server.api.bodies import shown
 from server.config import parse_duration
-from server.domain.chat import RunOptions
+from server.domain.chat import RunOptions, ToolChoice, ToolMode
 from server.domain.errors import InvalidRequest
 from server.domain.generation import Sampling
 
@@ -23,7 +24,8 @@ FLOATS = (
     "presence_penalty",
     "frequency_penalty",
 )
-INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx")
+SAMPLING_INTEGERS = ("top_k", "repeat_last_n", "seed")
+INTEGERS = (*SAMPLING_INTEGERS, "num_predict", "num_ctx")
 SERVER_SIDE = {
     "num_batch": "integer",
     "num_gpu": "integer",
@@ -36,8 +38,13 @@ SERVER_SIDE = {
 """Options that the settings decide, or that have no meaning here: checked, reported, not acted on."""
 
 
-def read_options(given: Mapping[str, Any]) -> RunOptions:
+OLLAMA_DEFAULTS = Sampling()
+
+
+def read_options(given: Mapping[str, Any], defaults: Sampling = OLLAMA_DEFAULTS) -> RunOptions:
     """Turn Ollama's option names into a request's wishes; null counts as not given.
+
+    ``defaults`` are those of the dialect.
 
     Raises:
         InvalidRequest: an option has the wrong type or an impossible value.
@@ -48,17 +55,17 @@ def read_options(given: Mapping[str, Any]) -> RunOptions:
     for name, kind in SERVER_SIDE.items():
         if name in options:
             _check_kind(name, options[name], kind)
-    default = Sampling()
     sampling = replace(
-        default,
+        defaults,
         **floats,
-        top_k=min(max(numbers.get("top_k", default.top_k), 0), INT32_MAX),
-        repeat_last_n=min(max(numbers.get("repeat_last_n", default.repeat_last_n), -1), INT32_MAX),
+        top_k=min(max(numbers.get("top_k", defaults.top_k), 0), INT32_MAX),
+        repeat_last_n=min(max(numbers.get("repeat_last_n", defaults.repeat_last_n), -1), INT32_MAX),
         seed=_seed(numbers.get("seed")),
     )
     known = {*FLOATS, *INTEGERS, "stop"}
     return RunOptions(
         sampling=sampling,
+        named=frozenset(name for name in (*FLOATS, *SAMPLING_INTEGERS) if name in options),
         max_tokens=_limit(numbers.get("num_predict")),
         stop=_stop(options["stop"]) if "stop" in options else None,
         context_tokens=numbers.get("num_ctx"),
@@ -115,10 +122,36 @@ def read_format(value: Any) -> str | dict[str, Any] | None:
     )
 
 
-def check_top_logprobs(value: int) -> None:
-    """Raise InvalidRequest where Ollama does."""
-    if not 0 <= value <= 20:  # noqa: PLR2004 - Ollama's limit, named in its text
+def read_logprobs(wanted: bool, alternatives: int) -> int | None:
+    """How many likely tokens are reported beside each that was picked; None: no log probabilities.
+
+    Raises:
+        InvalidRequest: in Ollama's and OpenAI's words.
+    """
+    if not 0 <= alternatives <= 20:  # noqa: PLR2004 - their limit, named in their text
         raise InvalidRequest("top_logprobs must be between 0 and 20")
+    return alternatives if wanted else None
+
+
+def read_tool_choice(value: Any) -> ToolChoice:
+    """In OpenAI's words. Chat completions nest the name of a function under ``function``, responses do not.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    if value is None:
+        return ToolChoice()
+    if isinstance(value, str) and value in tuple(ToolMode):
+        return ToolChoice(ToolMode(value))
+    if isinstance(value, Mapping) and value.get("type") == "function":
+        holder = value.get("function", value)
+        name = holder.get("name") if isinstance(holder, Mapping) else None
+        if isinstance(name, str):
+            return ToolChoice(ToolMode.REQUIRED, name)
+    raise InvalidRequest(
+        'tool_choice must be "none", "auto", "required" or a function with its name, '
+        f"but it is {shown(value)}"
+    )
 
 
 def _float(name: str, value: Any) -> float:

@@ -1,0 +1,149 @@
+"""Who may ask: the Host and Origin of a request, checked before anything else; and its id.
+
+The rules are Ollama's: a web page of a foreign origin must not reach a server on the user's machine, neither
+by a cross-origin request nor by a name that points to the loopback address (DNS rebinding).
+"""
+
+import ipaddress
+import re
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104  # origins of pages, nothing is bound to them
+LOCAL_ORIGINS = (
+    *(
+        f"{scheme}://{host}{port}"
+        for host in _LOCAL_HOSTS
+        for scheme in ("http", "https")
+        for port in ("", ":*")
+    ),
+    *(f"{scheme}://*" for scheme in ("app", "file", "tauri", "vscode-webview", "vscode-file")),
+)
+"""Origins that are always allowed; ``*`` stands for any text."""
+
+_LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+_METHODS = "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
+_STAINLESS = (
+    *("arch", "async", "custom-poll-interval", "helper-method", "lang", "os", "package-version"),
+    *("poll-helper", "retry-count", "runtime", "runtime-version", "timeout"),
+)
+_HEADERS = ", ".join(
+    (
+        *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "OpenAI-Beta"),
+        *("X-Api-Key", "Anthropic-Version", "Anthropic-Beta", "X-Request-Id"),
+        *(f"x-stainless-{name}" for name in _STAINLESS),
+    )
+)
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+Refusal = Callable[[Scope, int, str], Response]
+"""An error in the dialect that a request's path belongs to, from the status and the text."""
+
+
+def request_id(scope: Scope) -> str:
+    """The id that the guard gave a request."""
+    return str(scope["state"]["request_id"])
+
+
+def origin_allowed(origin: str, allowed: Iterable[str]) -> bool:
+    """Whether a page of ``origin`` may ask; ``allowed`` are patterns."""
+    folded = origin.casefold()
+    return any(fnmatchcase(folded, pattern.casefold()) for pattern in allowed)
+
+
+def host_allowed(host: str, own_name: str) -> bool:
+    """Whether a request for ``host`` can only mean this machine. ``host`` is the header's value."""
+    name = _without_port(host).casefold().rstrip(".")
+    if name in ("", "localhost", own_name.casefold()) or name.endswith(_LOCAL_SUFFIXES):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private or address.is_unspecified or address.is_link_local
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.casefold() == "localhost"
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.count(":") > 1 else host.partition(":")[0]
+
+
+class Guard:
+    """Middleware: gives each request its id, and lets in only whom the rules allow.
+
+    ``check_host`` is for a server that only this machine reaches: others have names that nobody here knows.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str], check_host: bool, refusal: Refusal) -> None:
+        self._app = app
+        self._origins = (*origins, *LOCAL_ORIGINS)
+        self._check_host = check_host
+        self._refusal = refusal
+        self._own_name = socket.gethostname()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer here what must not go further, and mark the answers of all else."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        chosen = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+        scope.setdefault("state", {})["request_id"] = chosen
+        marks = {"x-request-id": chosen, "request-id": chosen}
+        origin = headers.get("origin", "")
+        foreign = bool(origin) and not _same_host(origin, headers.get("host", ""))
+        refused = self._refused(scope, headers.get("host", ""), origin if foreign else "")
+        if foreign and not refused:
+            marks |= {"access-control-allow-origin": origin, "vary": "Origin"}
+            marks |= {"access-control-expose-headers": "*"}
+        answer = refused or self._preflight(scope)
+        await (answer or self._app)(scope, receive, partial(_marked, send, marks))
+
+    def _refused(self, scope: Scope, host: str, origin: str) -> Response | None:
+        if self._check_host and not host_allowed(host, self._own_name):
+            return self._refusal(
+                scope,
+                403,
+                f'the Host header names "{host}", which is not this machine; let the proxy in front send '
+                "Host: localhost, or listen on an address that others reach",
+            )
+        if origin and not origin_allowed(origin, self._origins):
+            return self._refusal(
+                scope, 403, f'pages of the origin "{origin}" may not ask this server; see the setting origins'
+            )
+        return None
+
+    def _preflight(self, scope: Scope) -> Response | None:
+        if scope["method"] != "OPTIONS":
+            return None
+        allowed = {"access-control-allow-methods": _METHODS, "access-control-allow-headers": _HEADERS}
+        return Response(status_code=204, headers={**allowed, "access-control-max-age": "43200"})
+
+
+def _same_host(origin: str, host: str) -> bool:
+    return origin.partition("://")[2].casefold() == host.casefold()
+
+
+async def _marked(send: Send, marks: dict[str, str], message: Message) -> None:
+    if message["type"] == "http.response.start":
+        headers = MutableHeaders(raw=message.setdefault("headers", []))
+        for name, value in marks.items():
+            headers[name] = value
+    await send(message)
