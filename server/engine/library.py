@@ -20,6 +20,7 @@ import numpy as np
 from llama_cpp._ggml import libggml
 
 from server.domain.errors import EngineFailed, ModelLoadFailed
+from server.engine.ownmemory import own_memory
 
 logger = logging.getLogger("llama.cpp")
 
@@ -428,9 +429,10 @@ class Context:
 
     def save(self, sequence: int) -> memoryview:
         """A copy of what a sequence holds, in host memory."""
-        state = np.empty(self.state_bytes(sequence), np.uint8)
-        written = native.llama_state_seq_get_data(self.pointer, _bytes_of(state), len(state), sequence)
-        return state[:written].data
+        state = own_memory(self.state_bytes(sequence))
+        place = _bytes_of(np.frombuffer(state, np.uint8))
+        written = native.llama_state_seq_get_data(self.pointer, place, len(state), sequence)
+        return state[:written]
 
     def restore(self, sequence: int, state: memoryview | bytes | bytearray) -> bool:
         """Put a saved state into an empty sequence; False, and it stays empty, where there is no room."""
