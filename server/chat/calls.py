@@ -90,13 +90,19 @@ def forced_call(tools: Tools, name: str | None) -> JsonObject:
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": called}, "arguments": {"type": "object", **tools[called]}},
+            "properties": {"name": {"const": called}, "arguments": _arguments_of(tools[called])},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
         for called in names
     ]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def _arguments_of(schema: JsonObject) -> JsonObject:
+    """What may be called with nothing is called with nothing: OpenAI says so of a tool without parameters."""
+    says_nothing = not schema.get("properties") and schema.keys() <= {"type", "properties", "required"}
+    return {"type": "object", **schema, **({"additionalProperties": False} if says_nothing else {})}
 
 
 class Opening(NamedTuple):

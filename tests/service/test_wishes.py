@@ -40,6 +40,14 @@ def test_a_named_tool_is_the_only_one() -> None:
     assert wanted["properties"]["arguments"]["properties"] == {"at": {"type": "string"}}
 
 
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"type": "object", "properties": {}}])
+def test_a_tool_without_parameters_is_called_with_nothing(parameters: dict[str, object] | None) -> None:
+    tool = {"type": "function", "function": {"name": "wait", "parameters": parameters}}
+    wanted = with_tool_choice(chat(ToolChoice(ToolMode.REQUIRED), tool)).options.format
+    assert isinstance(wanted, dict)
+    assert wanted["properties"]["arguments"]["additionalProperties"] is False
+
+
 def test_a_choice_that_cannot_be_met_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="has no tools"):
         with_tool_choice(chat(ToolChoice(ToolMode.REQUIRED)))
