@@ -221,6 +221,12 @@ def memory_of(samples: Sequence[tuple[float, int]], warm_up_s: float) -> Memory 
     return Memory(int(statistics.median(sizes[:fifth])), int(statistics.median(sizes[-fifth:])), slope * 3600)
 
 
+def course(samples: Sequence[tuple[float, int]]) -> str:
+    """The memory at about twenty moments, which tells a plateau from a leak."""
+    every = max(len(samples) // 20, 1)
+    return " ".join(f"{held_bytes / MIB:.0f}" for _, held_bytes in samples[::every])
+
+
 def summary(findings: Findings, memory: Memory | None) -> str:
     """The report of the run."""
     lines = [f"{count:8}  {outcome}" for outcome, count in sorted(findings.outcomes.items())]
@@ -234,6 +240,7 @@ def summary(findings: Findings, memory: Memory | None) -> str:
             f"{memory.last_bytes / MIB:.1f} MiB at the end (allowed: {MOST_GROWTH_BYTES // MIB} MiB more), "
             f"slope {memory.slope_bytes_per_hour / MIB:+.1f} MiB per hour"
         )
+        lines.append(f"its course in MiB: {course(findings.memory)}")
     lines += [f"error, {count} times: {text}" for text, count in findings.errors.most_common(SHOWN_ERRORS)]
     return "\n".join(lines)
 

@@ -12,14 +12,17 @@ from starlette.types import Scope
 
 from server import __version__
 from server.api.anthropic.errors import anthropic_refusal
+from server.api.anthropic.routes import anthropic_router
 from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
+from server.api.ollama.texts import texts_router
 from server.api.openai.errors import openai_refusal
+from server.api.openai.routes import openai_router
 from server.catalogue import Catalogue
 from server.config import Settings
-from server.domain.errors import ServiceError
+from server.domain.errors import QueueFull, ServiceError
 from server.engine.library import Library
 from server.gpu.nvml import open_nvml
 from server.service.fleet import Fleet
@@ -28,6 +31,9 @@ from server.service.placement import MIB
 from server.service.service import Service
 
 logger = logging.getLogger("llm-optimizer")
+
+RETRY_AFTER_S = "2"
+"""A short answer's time: the queue has room again as soon as one is done."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -51,6 +57,9 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
         title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.include_router(ollama_router(service))
+    app.include_router(openai_router(service))
+    app.include_router(texts_router(service))
+    app.include_router(anthropic_router(service))
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -74,7 +83,10 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         error,
         request_id(request.scope),
     )
-    return refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
+    answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
+    if isinstance(error, QueueFull):
+        answer.headers["retry-after"] = RETRY_AFTER_S
+    return answer
 
 
 def _on_http_error(request: Request, error: Exception) -> Response:

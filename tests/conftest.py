@@ -7,12 +7,16 @@ import httpx
 import pytest
 from hypothesis import settings
 
+from server.chat.template import CHATML
+from tests.engine.gguf_files import with_chat_template
 from tests.running import PROJECT, RunningServer, embedded_config
 
 # A machine that builds something else meanwhile makes single examples slow, not wrong.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+QWEN = PROJECT / "tests" / "chat" / "templates" / "Qwen-Qwen2.5-7B-Instruct.jinja"
+THINKING = CHATML + "{% if enable_thinking %}<think>\n{% endif %}"
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -29,6 +33,20 @@ def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """The embedded model as generator and helper, with the default thresholds."""
     config = tmp_path_factory.mktemp("server") / "config.toml"
     config.write_text(embedded_config(embedded_model))
+    running = RunningServer(config)
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="session")
+def skilled_server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The embedded model with two other chat templates: as generator, Qwen's, which knows tools; as helper,
+    one that opens the thinking itself, so that all of an answer is thinking."""
+    folder = tmp_path_factory.mktemp("skilled")
+    tools = with_chat_template(embedded_model, folder / "tools.gguf", QWEN.read_text())
+    thinking = with_chat_template(embedded_model, folder / "thinking.gguf", THINKING)
+    config = folder / "config.toml"
+    config.write_text(embedded_config(tools, helper=thinking))
     running = RunningServer(config)
     yield running
     running.kill()

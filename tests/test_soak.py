@@ -127,6 +127,13 @@ def test_memory_is_compared_after_the_warm_up() -> None:
     assert abs(memory.slope_bytes_per_hour) < 50
 
 
+def test_the_course_of_memory_is_short() -> None:
+    shown = soak.course([(float(at), at * soak.MIB) for at in range(1000)])
+    assert shown.split()[:3] == ["0", "50", "100"]
+    assert len(shown.split()) == 20
+    assert soak.course([(0.0, soak.MIB)]) == "1"
+
+
 def test_memory_that_grows_is_found() -> None:
     step = soak.MOST_GROWTH_BYTES // 100
     memory = soak.memory_of([(float(at), at * step) for at in range(200)], 50)

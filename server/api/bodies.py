@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -20,6 +21,8 @@ _JSON_TYPES = {
     "string_type": "a string",
     "bool_type": "true or false",
     "int_type": "an integer",
+    "float_type": "a number",
+    "union_tag_not_found": "an object",
 }
 """pydantic's kinds of fault, and what should have been there in the words of JSON."""
 
@@ -28,16 +31,18 @@ _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 class Lenient(BaseModel):
-    """Unknown keys are ignored and null counts as absent; a wrong type is an error."""
+    """Unknown keys are ignored, the case of known ones as well, and null counts as absent, all as in Go; a
+    wrong type is an error."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: item for key, item in value.items() if item is not None}
-        return value
+        if not isinstance(value, dict):
+            return value
+        given = {key: item for key, item in value.items() if item is not None}
+        return {**{key.lower(): item for key, item in given.items()}, **given}
 
 
 def _image(value: Any) -> Any:
@@ -71,12 +76,36 @@ def _complaint(fault: ErrorDetails) -> str:
         return "is missing"
     if fault["type"] == "value_error":
         return f"holds {fault['ctx']['error']}"
-    held = json.dumps(fault["input"], ensure_ascii=False)
-    shown = held if len(held) <= SHOWN_CHARS else f"{held[:SHOWN_CHARS]}…"
-    return f"must be {_JSON_TYPES.get(fault['type'], 'something else')}, but it is {shown}"
+    wanted = _JSON_TYPES.get(fault["type"], "something else")
+    return f"must be {wanted}, but it is {shown(fault['input'])}"
+
+
+def shown(value: Any) -> str:
+    """``value`` as JSON for an error text, its beginning if it is long."""
+    held = json.dumps(value, ensure_ascii=False)
+    return held if len(held) <= SHOWN_CHARS else f"{held[:SHOWN_CHARS]}…"
 
 
 def encoded(value: dict[str, Any]) -> bytes:
     """Compact JSON in one line, whatever the reader takes for a line's end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.translate(_LINE_ENDS).encode("utf-8", "replace")
+
+
+def documented(kind: type[BaseModel]) -> dict[str, Any]:
+    """What a route's entry in the OpenAPI document says of its body, which the route reads by itself."""
+    schema = kind.model_json_schema()
+    plain = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": plain}}}}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """``schema`` with its references replaced by what they mean: the bodies have no cycles."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+    return {key: _inlined(item, definitions) for key, item in schema.items()}

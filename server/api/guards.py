@@ -18,7 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104  # origins of pages, nothing is bound to them
 LOCAL_ORIGINS = (
-    *(f"{scheme}://{host}{port}" for host in _LOCAL_HOSTS for scheme in ("http", "https") for port in ("", ":*")),
+    *(
+        f"{scheme}://{host}{port}"
+        for host in _LOCAL_HOSTS
+        for scheme in ("http", "https")
+        for port in ("", ":*")
+    ),
     *(f"{scheme}://*" for scheme in ("app", "file", "tauri", "vscode-webview", "vscode-file")),
 )
 """Origins that are always allowed; ``*`` stands for any text."""
@@ -85,9 +90,7 @@ class Guard:
     ``check_host`` is for a server that only this machine reaches: others have names that nobody here knows.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, origins: Sequence[str], check_host: bool, refusal: Refusal
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str], check_host: bool, refusal: Refusal) -> None:
         self._app = app
         self._origins = (*origins, *LOCAL_ORIGINS)
         self._check_host = check_host
@@ -144,4 +147,3 @@ async def _marked(send: Send, marks: dict[str, str], message: Message) -> None:
         for name, value in marks.items():
             headers[name] = value
     await send(message)
-

@@ -22,6 +22,7 @@ from server.domain.errors import (
     RequestCancelled,
     ServiceError,
 )
+from server.service.reply import Reply, late_reply
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 HEARTBEAT_S = 10.0
 """Clients and proxies give a silent connection up after 30 s and more."""
+
+PATIENCE_S = 3.0
+"""So long a stream waits for its reply before it begins without it."""
 
 DEEPEST_JSON = 200
 """Far beyond any JSON schema, and far below where Python's recursion ends."""
@@ -56,6 +60,9 @@ async def read_json(request: Request) -> dict[str, Any]:
         InvalidRequest: with what is wrong.
         RequestCancelled: the client hung up before its end.
     """
+    packed = request.headers.get("content-encoding", "identity")
+    if packed not in ("", "identity"):
+        raise InvalidRequest(f"Content-Encoding: {packed} is not supported; send the body as it is")
     try:
         body = await request.body()
     except ClientDisconnect as error:
@@ -130,6 +137,34 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError, ServiceError):
             await working
+
+
+async def opened_soon(request: Request, opening: Coroutine[Any, Any, Reply]) -> Reply:
+    """The reply that ``opening`` gives, or where that takes long (the model is being loaded) one that can
+    be streamed meanwhile: then its errors can be no statuses any more.
+
+    Raises:
+        ServiceError: of ``opening``, or RequestCancelled: the client hung up.
+    """
+    under_way = asyncio.ensure_future(opening)
+    watching = asyncio.ensure_future(_until_gone(request.receive))
+    reply = late_reply(under_way)
+    try:
+        await asyncio.wait({under_way, watching}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        return await _soonest(under_way, watching, reply)
+    except BaseException:
+        await reply.aclose()
+        raise
+    finally:
+        watching.cancel()
+
+
+async def _soonest(under_way: asyncio.Task[Reply], watching: asyncio.Task[None], late: Reply) -> Reply:
+    if under_way.done():
+        return await under_way
+    if watching.done():
+        raise RequestCancelled
+    return late
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from server.api.bodies import shown
 from server.config import parse_duration
-from server.domain.chat import RunOptions
+from server.domain.chat import RunOptions, ToolChoice, ToolMode
 from server.domain.errors import InvalidRequest
 from server.domain.generation import Sampling
 
@@ -134,6 +135,27 @@ def read_logprobs(wanted: bool, alternatives: int) -> int | None:
     if not 0 <= alternatives <= 20:  # noqa: PLR2004 - their limit, named in their text
         raise InvalidRequest("top_logprobs must be between 0 and 20")
     return alternatives if wanted else None
+
+
+def read_tool_choice(value: Any) -> ToolChoice:
+    """In OpenAI's words. Chat completions nest the name of a function under ``function``, responses do not.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    if value is None:
+        return ToolChoice()
+    if isinstance(value, str) and value in tuple(ToolMode):
+        return ToolChoice(ToolMode(value))
+    if isinstance(value, Mapping) and value.get("type") == "function":
+        holder = value.get("function", value)
+        name = holder.get("name") if isinstance(holder, Mapping) else None
+        if isinstance(name, str):
+            return ToolChoice(ToolMode.REQUIRED, name)
+    raise InvalidRequest(
+        'tool_choice must be "none", "auto", "required" or a function with its name, '
+        f"but it is {shown(value)}"
+    )
 
 
 def _float(name: str, value: Any) -> float:

@@ -7,11 +7,13 @@ between tags, and leave them away, write it into a code fence, or several into a
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
+from server.chat.arguments import LiveCall, written_out
 from server.chat.fit import fitted, json_of
-from server.domain.chat import JsonObject, ToolCall
+from server.domain.chat import CallPart, JsonObject, ToolCall
 from server.engine.stops import held_back
 
 Tools = Mapping[str, JsonObject]
@@ -30,6 +32,7 @@ _FIRST_KEYS = {"name", "function", "arguments", "parameters", "type", "id"}
 _STILL_OPEN = re.compile(r'[\[{\s]*("[^"]{0,32})?\Z')
 _FIRST_KEY = re.compile(r'[\[\s]*\{\s*"([^"]{0,32})"')
 _NAME = re.compile(r'[\[\s]*\{\s*"name"\s*:\s*"([^"\\]*)"')
+_LIVE = re.compile(r'\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _OUTSIDE = re.compile(r"[^\s\d,:.+\-eEtrufalsn]")
 _INSIDE = re.compile(r'["\\]')
 _PAIRS = {"{": "}", "[": "]"}
@@ -87,13 +90,19 @@ def forced_call(tools: Tools, name: str | None) -> JsonObject:
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": called}, "arguments": {"type": "object", **tools[called]}},
+            "properties": {"name": {"const": called}, "arguments": _arguments_of(tools[called])},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
         for called in names
     ]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def _arguments_of(schema: JsonObject) -> JsonObject:
+    """What may be called with nothing is called with nothing: OpenAI says so of a tool without parameters."""
+    says_nothing = not schema.get("properties") and schema.keys() <= {"type", "properties", "required"}
+    return {"type": "object", **schema, **({"additionalProperties": False} if says_nothing else {})}
 
 
 class Opening(NamedTuple):
@@ -126,14 +135,17 @@ class CallScanner:
     """Reads on from where a call may begin, until it is known whether there is one.
 
     ``raw`` is all that it was given. Once the verdict is CALL, ``calls`` are those found, and the text
-    goes on at ``end`` of ``raw``.
+    goes on at ``end`` of ``raw``. ``index`` is the number of calls before.
     """
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, index: int = 0) -> None:
         self.raw = ""
         self.end = 0
         self.calls: tuple[ToolCall, ...] = ()
         self.verdict = Verdict.OPEN
+        self._index = index
+        self._parts: list[CallPart] = []
+        self._live: LiveCall | None = None
         self._tools = tools
         self._body: _JsonBody | _XmlBody | None = None
 
@@ -154,6 +166,16 @@ class CallScanner:
         self._look(last=True)
         return self.verdict
 
+    @property
+    def went_live(self) -> bool:
+        """Whether pieces of a call have been handed on."""
+        return self._live is not None
+
+    def take_parts(self) -> tuple[CallPart, ...]:
+        """The pieces of calls that have come since the last time."""
+        parts, self._parts = tuple(self._parts), []
+        return parts
+
     def _look(self, *, last: bool) -> None:
         if self.verdict is not Verdict.OPEN:
             return
@@ -162,21 +184,48 @@ class CallScanner:
             written = self._body.look(self.raw, last=last) if self._body else None
             if written is not None:
                 self.calls, self.end = self._body_calls(written), written.end
+                self._end_parts()
                 self.verdict = Verdict.CALL
             elif last:
                 self.verdict = Verdict.TEXT
+            else:
+                self._go_live()
         except _NoCallError:
             self.verdict = Verdict.TEXT
+
+    def _go_live(self) -> None:
+        """Hand on what is certain of a single call whose name stands in front of its arguments."""
+        if self._live is None:
+            begun = _LIVE.match(self.raw, self._body.start) if isinstance(self._body, _JsonBody) else None
+            if begun is None or begun[1] not in self._tools:
+                return
+            self._live = LiveCall(begun[1], self._tools[begun[1]], begun.end(), _new_id())
+            self._parts.append(CallPart(self._index, "", self._live.id, self._live.name))
+        text = self._live.feed(self.raw)
+        if text:
+            self._parts.append(CallPart(self._index, text))
+
+    def _end_parts(self) -> None:
+        calls = list(enumerate(self.calls, self._index))
+        if self._live is not None:
+            index, call = calls.pop(0)
+            self._parts.append(CallPart(index, self._live.rest(call.arguments)))
+        self._parts += [
+            CallPart(index, written_out(call.arguments), call.id, call.name) for index, call in calls
+        ]
 
     def _body_calls(self, written: _Written) -> tuple[ToolCall, ...]:
         if self._body is None:
             raise _NoCallError
-        return tuple(self._checked(name, arguments) for name, arguments in self._body.read(written.text))
+        calls = [self._checked(name, arguments) for name, arguments in self._body.read(written.text)]
+        if self._live is not None:
+            calls[0] = replace(calls[0], id=self._live.id)
+        return tuple(calls)
 
     def _checked(self, name: str, arguments: dict[str, Any]) -> ToolCall:
         if name not in self._tools:
             raise _NoCallError
-        return ToolCall(name, fitted(arguments, self._tools[name]), id=f"call_{secrets.token_hex(4)}")
+        return ToolCall(name, fitted(arguments, self._tools[name]), id=_new_id())
 
     def _begun(self) -> "_JsonBody | _XmlBody | None":
         """What stands behind tags, fence and blanks; None if that cannot be said yet."""
@@ -321,6 +370,10 @@ class _XmlBody:
         parameters = _XML_PARAMETER.findall(inside)
         arguments = {key.strip(): value.removeprefix("\n").removesuffix("\n") for key, value in parameters}
         return [(name[1].strip(), arguments)]
+
+
+def _new_id() -> str:
+    return f"call_{secrets.token_hex(4)}"
 
 
 def _name_and_arguments(call: Any, *, tagged: bool) -> tuple[str, dict[str, Any]]:

@@ -32,7 +32,8 @@ class Expected:
 class AnswerParser:
     """Feeds on text in pieces of any size; holds back only what may still become a tag.
 
-    What looks like a tool call and is none of the tools' is handed on as the text that it is. Blanks
+    What looks like a tool call and is none of the tools' is handed on as the text that it is, even where
+    pieces of it went out as a call already. Blanks
     around thinking and behind a tool call are dropped; those in front of one wait for more text.
     """
 
@@ -45,6 +46,7 @@ class AnswerParser:
         self._scanner = CallScanner(expected.tools)
         self._opened = ""
         self._closings: tuple[str, ...] = ()
+        self._calls = 0
         self._state = _State.THINKING if expected.inside_thinking else _State.START
 
     def feed(self, text: str) -> tuple[AnswerDelta, ...]:
@@ -131,7 +133,8 @@ class AnswerParser:
             self._at_line_start = text.endswith("\n")
         if opening.end is not None:
             self._opened = self._held[: opening.end - opening.start]
-            self._scanner, self._state = CallScanner(self._expected.tools), _State.CALL
+            self._scanner = CallScanner(self._expected.tools, self._calls)
+            self._state = _State.CALL
         return self._without_last_blanks(text)
 
     def _without_last_blanks(self, text: str) -> AnswerDelta | None:
@@ -150,13 +153,16 @@ class AnswerParser:
         if verdict is Verdict.CALL:
             self._held, self._state = scanner.raw[scanner.end :], _State.AFTER_CALL
             self._closings = scanner.closings
-            return AnswerDelta(tool_calls=scanner.calls)
+            self._calls += len(scanner.calls)
+            return AnswerDelta(tool_calls=scanner.calls, call_parts=scanner.take_parts())
         if verdict is Verdict.TEXT:
             # What opened it is text; behind that, another one may begin.
+            self._calls += scanner.went_live
             text, self._held = self._opened, scanner.raw[len(self._opened) :]
             self._at_line_start, self._state = False, _State.TEXT
             return self._without_last_blanks(text)
-        return None
+        parts = scanner.take_parts()
+        return AnswerDelta(call_parts=parts) if parts else None
 
     def _last_call(self) -> tuple[AnswerDelta, ...]:
         """The text has ended inside of what may be a call."""

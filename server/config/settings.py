@@ -301,8 +301,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     )
     origins: Annotated[tuple[str, ...], AfterValidator(_check_origins)] = Field(
         default=(),
-        description="Origins of web pages that may ask this server, beside those of this machine, of apps and "
-        "of VS Code, such as https://chat.example.org; * stands for any text. In the environment variable "
+        description="Origins of web pages that may ask this server, such as https://chat.example.org, beside "
+        "those of this machine, of apps and of VS Code; * stands for any text. In the environment variable "
         "commas may part them.",
     )
     models_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -101,7 +102,7 @@ class DiskTier:
             self._stop_writing(error)
         return Outcome(filed, tuple(evicted))
 
-    def read(self, filed: Filed) -> bytes | None:
+    def read(self, filed: Filed) -> State | None:
         """The state, checked as a whole; None, with a log line, where it is gone or damaged."""
         path = self._folder / filed.name
         try:
@@ -165,7 +166,7 @@ class DiskTier:
         except OSError as error:
             logger.warning("cannot read the state %s: %s", path, error)
 
-    def _read(self, file: BinaryIO, tokens: Tokens) -> bytes:
+    def _read(self, file: BufferedIOBase, tokens: Tokens) -> memoryview:
         header = read_header(file)
         if header.scope != self._scope or read_tokens(file, header) != tokens:
             raise Damaged("it belongs to other tokens")

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 LASTING = 4
 """Beginnings that are kept beside the finished conversations."""
 
+TIDY_AFTER_S = 5.0
+"""Writing a long state to disk takes a second of a core: the next turn of an agent comes sooner than this."""
+
 _THREADS_BESIDE_A_GPU = 4
 _BETWEEN_LOOKS_S = 0.1
 
@@ -300,12 +303,12 @@ class Engine:
 
     def _receive(self, runner: Runner) -> bool:
         """Act on all letters, waiting for one if there is nothing else to do; False: time to close."""
-        wait = runner.idle
-        if wait:
+        wait_s = _wait_s(runner)
+        if wait_s != 0:
             runner.rest()
         while True:
             try:
-                letter = self._mail.get(block=wait)
+                letter = self._mail.get(block=wait_s != 0, timeout=wait_s)
             except queue.Empty:
                 return True
             match letter:
@@ -317,7 +320,7 @@ class Engine:
                     pass
                 case _Close():
                     return False
-            wait = False
+            wait_s = 0
 
     def _answer_grow(self, runner: Runner, context_tokens: int, grown: "Future[int]") -> None:
         try:
@@ -407,6 +410,13 @@ class CacheTiers:
     disk_bytes: int
     states: int
     evictions: int
+
+
+def _wait_s(runner: Runner) -> float | None:
+    """How long the engine may wait for a letter: not at all while it has work, for ever if it has none."""
+    if not runner.idle:
+        return 0
+    return TIDY_AFTER_S if runner.cells.untidy else None
 
 
 def default_threads(*, on_gpu: bool) -> int:

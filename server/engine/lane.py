@@ -177,9 +177,7 @@ class Lane:
             self._text += self._stops.feed(self._decoder.decode(b"", final=True)) + self._stops.flush()
         self.speak()
         generated = tuple(self.tokens[self.prompt_tokens :])
-        self.job.sink(
-            Finished(reason, self.usage(), generated, tuple(self._scores), self._stops.found)
-        )
+        self.job.sink(Finished(reason, self.usage(), generated, tuple(self._scores), self._stops.found))
 
     def fail(self, error: ServiceError) -> None:
         """Report that the job ends here for a fault."""

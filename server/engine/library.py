@@ -1,6 +1,6 @@
 """llama.cpp through llama-cpp-python's low-level bindings: the only file that touches ctypes.
 
-Nothing here is safe to use from two threads at once, except :meth:`Model.tokenize`,
+Nothing here is safe to use from two threads at once, except :meth:`Model.tokenize`, :meth:`Model.text`,
 :meth:`Model.piece` and :meth:`Context.abort`.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 from llama_cpp._ggml import libggml
 
 from server.domain.errors import EngineFailed, ModelLoadFailed
+from server.engine.ownmemory import own_memory
 
 logger = logging.getLogger("llama.cpp")
 
@@ -246,6 +247,18 @@ class Model:
         """The bytes that ``token`` stands for; empty for control tokens."""
         return self._piece(token, special=False)
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """What ``tokens`` say together, control tokens by their names; U+FFFD for half a character.
+
+        Raises:
+            EngineFailed: the model was unloaded in between.
+        """
+        with self._lock:
+            if self.pointer is None:
+                raise EngineFailed("the model was unloaded while the request was being prepared")
+            pieces = [self._piece(token, special=True) for token in tokens]
+        return b"".join(pieces).decode("utf-8", "replace")
+
     def ends_generation(self, token: int) -> bool:
         """Whether ``token`` is the model's way to say that it has finished."""
         if token not in self._ends:
@@ -416,9 +429,10 @@ class Context:
 
     def save(self, sequence: int) -> memoryview:
         """A copy of what a sequence holds, in host memory."""
-        state = np.empty(self.state_bytes(sequence), np.uint8)
-        written = native.llama_state_seq_get_data(self.pointer, _bytes_of(state), len(state), sequence)
-        return state[:written].data
+        state = own_memory(self.state_bytes(sequence))
+        place = _bytes_of(np.frombuffer(state, np.uint8))
+        written = native.llama_state_seq_get_data(self.pointer, place, len(state), sequence)
+        return state[:written]
 
     def restore(self, sequence: int, state: memoryview | bytes | bytearray) -> bool:
         """Put a saved state into an empty sequence; False, and it stays empty, where there is no room."""

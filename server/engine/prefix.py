@@ -87,11 +87,9 @@ class PrefixCache:
         return sum(len(held.tokens) for held in self._kept.values())
 
     def cells_beside(self, running: Sequence[Tokens]) -> int:
-        """Cells that are in use only because something is kept that is not pinned."""
-        needed = [*running, *(held.tokens for held in self._kept.values() if held.pinned)]
-        return distinct_tokens([*needed, *(held.tokens for held in self._kept.values())]) - distinct_tokens(
-            needed
-        )
+        """Cells that are in use only because something is kept."""
+        kept = (held.tokens for held in self._kept.values())
+        return distinct_tokens([*running, *kept]) - distinct_tokens(running)
 
     @property
     def kept_sequences(self) -> int:
@@ -167,6 +165,10 @@ class PrefixCache:
                 return True
         return False
 
+    def kept_beside(self, sequence: int) -> tuple[Held, ...]:
+        """What is kept in other sequences."""
+        return tuple(held for held in self._kept.values() if held.sequence != sequence)
+
     def find(self, sequence: int) -> Held | None:
         """What a kept sequence holds."""
         return self._kept.get(sequence)
@@ -183,8 +185,15 @@ class PrefixCache:
 
     def oldest(self, sparing: int | None = None) -> Held | None:
         """What was used longest ago, the pinned ones last; None if there is nothing."""
-        candidates = [held for held in self._kept.values() if held.sequence != sparing]
-        return min(candidates, key=lambda held: (held.pinned, held.used), default=None)
+        return _oldest(held for held in self._kept.values() if held.sequence != sparing)
+
+    def oldest_beside(self, running: Sequence[Tokens]) -> Held | None:
+        """The same of what takes cells beside the ``running`` ones."""
+        return _oldest(
+            held
+            for held in self._kept.values()
+            if all(common_prefix(held.tokens, tokens) < len(held.tokens) for tokens in running)
+        )
 
     def give_up(self, held: Held) -> None:
         """Forget what a kept sequence holds; its number is free again."""
@@ -193,3 +202,7 @@ class PrefixCache:
     def _release(self, sequence: int) -> None:
         del self._kept[sequence]
         self._free.append(sequence)
+
+
+def _oldest(kept: Iterable[Held]) -> Held | None:
+    return min(kept, key=lambda held: (held.pinned, held.used), default=None)

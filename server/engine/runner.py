@@ -77,8 +77,8 @@ class Runner:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self._waiting and not self._running and not self.cells.untidy
+        """Whether there is nothing that anybody waits for."""
+        return not self._waiting and not self._running
 
     @property
     def running(self) -> int:
@@ -223,12 +223,11 @@ class Runner:
 
     def _place(self, lane: Lane, *, first_time: bool) -> None:
         """Give a lane its place in the KV cache, unless it has to wait for one that reads its beginning."""
-        living = [other for other in self._running.values() if other.placed]
         lane.opening = self._openings.recall(lane.tokens) if self._trimmable else None
-        if not self.cells.place(lane, living):
+        if not self.cells.place(lane):
             return
         to_read = len(lane.tokens) - lane.held
-        self.cells.lighten([*living, lane], most_tokens=COPIED_TOKENS * to_read)
+        self.cells.lighten(most_tokens=COPIED_TOKENS * to_read)
         if first_time:
             self.figures.cached_tokens += lane.reused
             self.figures.queue_s.see((lane.started_ns - lane.job.submitted_ns) / 1e9)
@@ -304,7 +303,7 @@ class Runner:
         self._learn(sum(rows_of_streams), guesses, time.perf_counter() - started)
         # Only now: copying is no part of what a step takes.
         if self.figures.steps % STEPS_TO_LIGHTEN == 0:
-            self.cells.lighten_once([lane for lane in self._running.values() if lane.placed])
+            self.cells.lighten_once()
         return ended
 
     def _speak(self, pause_ns: int) -> None:

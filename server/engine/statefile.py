@@ -10,10 +10,12 @@ import struct
 import zlib
 from array import array
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, TypeAlias
+from io import BufferedIOBase
+from typing import TypeAlias
 
 import numpy as np
 
+from server.engine.ownmemory import own_memory
 from server.engine.prefix import Tokens
 
 State: TypeAlias = bytes | bytearray | memoryview
@@ -53,7 +55,7 @@ def encode_head(scope: str, tokens: Tokens, state: State) -> bytes:
     return _PREAMBLE.pack(_MAGIC, _VERSION, len(text), zlib.crc32(text)) + text + ids
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_header(file: BufferedIOBase) -> Header:
     """The header of a file that is open at its start; checks the file's length, too.
 
     Raises:
@@ -81,7 +83,7 @@ def read_header(file: BinaryIO) -> Header:
     return header
 
 
-def read_tokens(file: BinaryIO, header: Header) -> Tokens:
+def read_tokens(file: BufferedIOBase, header: Header) -> Tokens:
     """The tokens, of a file that is open right behind its header.
 
     Raises:
@@ -93,14 +95,15 @@ def read_tokens(file: BinaryIO, header: Header) -> Tokens:
     return array("i", np.frombuffer(ids, _TOKEN).astype(np.int32).tobytes())
 
 
-def read_state(file: BinaryIO, header: Header) -> bytes:
+def read_state(file: BufferedIOBase, header: Header) -> memoryview:
     """The state, of a file that is open right behind its tokens.
 
     Raises:
         Damaged: it is not the one that was written.
     """
-    state = file.read(header.state_bytes)
-    if zlib.crc32(state) != header.state_crc32:
+    state = own_memory(header.state_bytes)
+    read_bytes = file.readinto(state)
+    if read_bytes != header.state_bytes or zlib.crc32(state) != header.state_crc32:
         raise Damaged("its state's checksum is wrong")
     return state
 

@@ -96,9 +96,10 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
 
     Raises:
         PromptTooLong: the prompt leaves no room for an answer in the context window.
-        InvalidRequest: ``options.format`` is no schema.
+        InvalidRequest: ``options.format`` is no schema, or a token of the logit bias is none of the model.
     """
     check_fits(prompt, loaded)
+    check_tokens(loaded, "logit_bias", [token for token, _ in options.sampling.logit_bias])
     grammar = await _grammar(loaded, options)
     return Generation(
         prompt=prompt.tokens,
@@ -147,7 +148,7 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     if request.raw:
         return _prompt(loaded, request.prompt, Expected())
     system = [Message("system", request.system)] if request.system else []
-    _check_tokens(loaded, request.context)
+    check_tokens(loaded, "context", request.context)
     messages = (*system, *request.examples, Message("user", request.prompt))
     prompt = _chat_prompt(loaded, messages, (), request.options.think)
     if not request.context:
@@ -155,11 +156,12 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     return Prompt((*request.context, *prompt.tokens), prompt.expected)
 
 
-def _check_tokens(loaded: Loaded, tokens: Sequence[int]) -> None:
+def check_tokens(loaded: Loaded, field: str, tokens: Sequence[int]) -> None:
+    """Raise InvalidRequest, which names ``field``, if one of ``tokens`` is none of the model's."""
     size = loaded.engine.model.vocabulary_size
     strange = next((token for token in tokens if not 0 <= token < size), None)
     if strange is not None:
-        raise InvalidRequest(f"context: {strange} is no token of this model, which has 0 to {size - 1}")
+        raise InvalidRequest(f"{field}: {strange} is no token of this model, which has 0 to {size - 1}")
 
 
 def _infill(loaded: Loaded, request: CompletionRequest) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from server.catalogue import Catalogue, Entry, Installed, Role
@@ -48,7 +48,9 @@ from server.service.report import (
     log_outcome,
     log_plan,
     log_summaries,
+    thinking_length,
 )
+from server.service.texts import text_of, tokens_of
 from server.service.ticket import Ticket
 from server.service.wishes import front_of, with_parameters, with_texts, with_tool_choice
 
@@ -139,11 +141,15 @@ class Service:
 
     async def count(self, request: ChatRequest) -> int:
         """Tokens of a chat as its model would read it. Loads the model."""
+        return len(await self.chat_tokens(request))
+
+    async def chat_tokens(self, request: ChatRequest) -> tuple[int, ...]:
+        """A chat as its model would read it. Loads the model."""
         request = with_tool_choice(request)
         entry = self.catalogue.find(request.model)
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, entry, stack)
-            return len((await self._full_prompt(request, admitted)).tokens)
+            return (await self._full_prompt(request, admitted)).tokens
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
         """The vectors of some texts. Without texts it only loads the model.
@@ -164,6 +170,18 @@ class Service:
             )
         options = with_parameters(request.options, entry.recipe.parameters)
         return await embed(self.fleet, entry, replace(request, options=options))
+
+    async def tokenize(
+        self, name: str, text: str, *, add_special: bool, parse_special: bool, keep_alive_s: float | None
+    ) -> tuple[int, ...]:
+        """Token ids of a text in the vocabulary of the model ``name``. Loads the model."""
+        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+            return await tokens_of(loaded, text, add_special=add_special, parse_special=parse_special)
+
+    async def detokenize(self, name: str, tokens: Sequence[int], *, keep_alive_s: float | None) -> str:
+        """The text that ``tokens`` are. Loads the model."""
+        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+            return await text_of(loaded, tokens)
 
     async def load(self, name: str, purpose: str, options: RunOptions) -> None:
         """Load the model ``name`` to ``chat`` or ``generate``, as ``options`` ask for."""
@@ -239,7 +257,7 @@ class Service:
         """Submit what is prepared now, so that a full queue is still an error of its own status."""
         ticket = await self._submit(admitted, prepared, stack)
         routing = prepared.routing
-        opening = Opening(routing.planned, routing.reason, routing.tokens_received)
+        opening = Opening(routing.planned, routing.reason, routing.tokens_received, routing.dropped_messages)
         return Reply(opening, self._run(admitted, prepared, ticket), stack.pop_all())
 
     async def _open_shortened(
@@ -334,6 +352,7 @@ class Service:
     ) -> AsyncIterator[AnswerDelta | Outcome]:
         parser = AnswerParser(prepared.prompt.expected)
         scores: tuple[TokenScore, ...] = ()
+        thought = False
         async for event in ticket.events():
             ended = isinstance(event, Finished)
             scores += event.scores
@@ -343,11 +362,13 @@ class Service:
                 first, *others = deltas or (AnswerDelta(),)
                 deltas, scores = (replace(first, scores=scores), *others), ()
             for delta in deltas:
+                thought = thought or bool(delta.thinking)
                 yield delta
             if isinstance(event, Finished):
-                yield self._report(admitted, prepared, event)
+                yield self._report(admitted, prepared, event, thought=thought)
 
-    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished) -> Outcome:
+    def _report(self, admitted: _Admitted, prepared: _Prepared, end: Finished, *, thought: bool) -> Outcome:
+        pieces = map(admitted.loaded.engine.model.piece, end.tokens)
         outcome = Outcome(
             reason=end.reason,
             usage=end.usage,
@@ -359,6 +380,7 @@ class Service:
             prompt=prepared.prompt.tokens,
             answer=end.tokens,
             stop=end.stop,
+            thinking_tokens=thinking_length(pieces) if thought else 0,
         )
         log_outcome(admitted.route, admitted.id, admitted.model, outcome)
         return outcome

@@ -38,7 +38,8 @@ def test_the_last_chunk_has_the_figures(client: httpx.Client) -> None:
     check_figures(chunks[-1], 33, 4)
     assert chunks[-1]["message"] == {"role": "assistant", "content": ""}
     text = "".join(chunk["message"]["content"] for chunk in chunks)
-    assert all(chunk["message"]["content"] for chunk in chunks[:-1])
+    assert chunks[0]["message"]["content"] == "", "something to read at once"
+    assert all(chunk["message"]["content"] for chunk in chunks[1:-1])
     check_figures(whole, 33, 4)
     assert whole["message"]["content"] == text
 
@@ -193,6 +194,17 @@ def test_top_logprobs_have_a_range(client: httpx.Client, number: int) -> None:
     assert error_of(chat(client, top_logprobs=number)) == "top_logprobs must be between 0 and 20"
 
 
-def test_switches_without_effect_are_named(client: httpx.Client) -> None:
-    switches = {"truncate": True, "shift": True, "logprobs": True, "top_logprobs": 3}
-    assert set(answer_of(chat(client, **switches))["llm_optimizer"]["ignored"]) == set(switches)
+def test_a_switch_without_effect_is_named(client: httpx.Client) -> None:
+    assert answer_of(chat(client, shift=True))["llm_optimizer"]["ignored"] == ["shift"]
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", None])
+def test_the_tool_choice_that_cline_sends_is_taken(client: httpx.Client, choice: str | None) -> None:
+    assert answer_of(chat(client, tool_choice=choice))["message"]["content"]
+
+
+def test_a_tool_choice_that_cannot_be_met_is_refused(client: httpx.Client) -> None:
+    assert error_of(chat(client, tool_choice="required")).startswith("tool_choice asks for a tool call")
+    assert error_of(chat(client, tool_choice="any")).startswith(
+        'tool_choice must be "none", "auto", "required"'
+    )

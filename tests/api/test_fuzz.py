@@ -7,9 +7,10 @@ import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from server.api.bodies import encoded, parse
 from server.api.http import parsed_json
+from server.api.ollama.wire import ChatBody, GenerateBody, NamedBody
 from server.api.options import FLOATS, INTEGERS, SERVER_SIDE
-from server.api.ollama.wire import ChatBody, GenerateBody, NamedBody, encoded, parse
 from server.domain.errors import InvalidRequest
 from tests.api.asking import GENERATOR, HELLO
 from tests.running import RunningServer

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
+from server.api.bodies import encoded, parse
 from server.api.ollama.wire import (
     ChatBody,
     GenerateBody,
     NamedBody,
     chat_chunk,
     closing,
-    encoded,
     generate_chunk,
-    parse,
 )
 from server.domain.chat import AnswerDelta, ToolCall
 from server.domain.errors import InvalidRequest

@@ -1,3 +1,4 @@
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.chat.calls import Tools, schemas_of
 from server.chat.parse import AnswerParser, Expected
-from server.domain.chat import AnswerDelta
+from server.domain.chat import AnswerDelta, ToolCall
 
 PLAIN = Expected()
 THINKS = Expected(thinking=True)
@@ -254,11 +255,28 @@ def parsed(expected: Expected, pieces: list[str]) -> Answer:
     assert AnswerDelta() not in deltas
     calls = [call for delta in deltas for call in delta.tool_calls]
     assert len({call.id for call in calls}) == len(calls)
+    check_parts(deltas, calls)
     return Answer(
         "".join(delta.content for delta in deltas),
         "".join(delta.thinking for delta in deltas),
         tuple((call.name, call.arguments) for call in calls),
     )
+
+
+def check_parts(deltas: list[AnswerDelta], calls: list[ToolCall]) -> None:
+    """The calls that come in pieces are the same ones."""
+    names: dict[int, tuple[str | None, str | None]] = {}
+    texts: dict[int, str] = {}
+    for part in (part for delta in deltas for part in delta.call_parts):
+        assert (part.index in names) == (part.id is None)
+        names.setdefault(part.index, (part.id, part.name))
+        texts[part.index] = texts.get(part.index, "") + part.arguments
+    assert list(texts) == list(range(len(texts)))
+    places = {call_id: index for index, (call_id, _) in names.items()}
+    for call in calls:
+        place = places[call.id]
+        assert names[place][1] == call.name
+        assert json.loads(texts[place]) == call.arguments
 
 
 def ids(case: Case) -> str:
@@ -371,12 +389,41 @@ def test_thinking_is_not_held_back() -> None:
 def test_a_call_comes_when_it_is_complete() -> None:
     parser = AnswerParser(TOOLS)
     begun, bracket, _ = CALL.partition("}}")
-    assert parser.feed(begun + bracket[:1]) == ()
+    assert not any(delta.tool_calls for delta in parser.feed(begun + bracket[:1]))
     (delta,) = parser.feed(bracket[1:])
     (call,) = delta.tool_calls
     assert (call.name, call.arguments) == LOOK
     assert call.id
     assert call.id.startswith("call_")
+
+
+def arguments_of(deltas: tuple[AnswerDelta, ...]) -> str:
+    return "".join(part.arguments for delta in deltas for part in delta.call_parts)
+
+
+def test_the_text_of_a_file_comes_while_it_is_written() -> None:
+    parser = AnswerParser(TOOLS)
+    begun = parser.feed(
+        '<tool_call>\n{"name": "write_to_file", "arguments": {"path": "a.txt", "content": "on'
+    )
+    assert arguments_of(begun) == '{"path": "a.txt", "content": "on'
+    assert arguments_of(parser.feed("e\\")) == "e"
+    assert arguments_of(parser.feed("ntwo")) == r"\ntwo"
+    assert arguments_of(parser.feed('", "force": "tr')) == '", "force": '
+    assert arguments_of(parser.feed('ue"}')) == "true"
+    assert arguments_of(parser.feed("}\n</tool_call>")) == "}"
+
+
+def test_a_call_that_breaks_is_text_and_its_number_is_not_used_again() -> None:
+    parser = AnswerParser(TOOLS)
+    broken = '{"name": "look", "arguments": {"at": "a" "b"}}\n'
+    begun, rest = broken[:40], broken[40:]
+    deltas = (*parser.feed(begun), *parser.feed(rest + BARE), *parser.finish())
+    assert "".join(delta.content for delta in deltas).strip() == broken.strip()
+    assert [(part.index, part.name) for delta in deltas for part in delta.call_parts if part.id] == [
+        (0, "look"),
+        (1, "look"),
+    ]
 
 
 def test_tools_without_a_name_are_no_tools() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from server.chat.template import CHATML, ChatTemplate
+from server.chat.template import CHATML, ChatTemplate, merged_neighbours
 from server.domain.chat import Message, ToolCall
 from server.domain.errors import InvalidRequest
 from server.engine.gguf import read_header
@@ -302,3 +302,39 @@ def test_a_template_cannot_change_what_the_next_one_sees() -> None:
     template = ChatTemplate("{% set ns = namespace(n=1) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}")
     assert template.render(PLAIN) == template.render(PLAIN) == "2"
     assert LOOK_UP["type"] == "function"
+
+
+ALTERNATING = (
+    "{% for message in messages %}"
+    "{% if not loop.first and message.role == messages[loop.index0 - 1].role %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "[{{ message.role }}]{{ message.content }}{% endfor %}"
+)
+
+
+def test_a_template_that_wants_roles_to_alternate_gets_neighbours_as_one() -> None:
+    said = [
+        Message("system", "s"),
+        Message("user", "a"),
+        Message("user", ""),
+        Message("user", "b"),
+        Message("assistant", "c"),
+        Message("assistant", "d"),
+        Message("user", "e"),
+    ]
+    assert ChatTemplate(ALTERNATING).render(said) == "[system]s[user]a\n\nb[assistant]c\n\nd[user]e"
+
+
+def test_what_is_more_than_words_is_not_merged() -> None:
+    call = Message("assistant", tool_calls=(CALL,))
+    results = [Message("tool", "1"), Message("tool", "2")]
+    thought = [Message("assistant", "a"), Message("assistant", "b", thinking="hm")]
+    for said in ([call, call], results, thought):
+        assert merged_neighbours(said) == tuple(said)
+        with pytest.raises(InvalidRequest, match="must alternate"):
+            ChatTemplate(ALTERNATING).render(said)
+
+
+def test_other_templates_see_the_messages_as_they_came() -> None:
+    said = [Message("user", "a"), Message("user", "b")]
+    assert ChatTemplate(CHATML).render(said).count("<|im_start|>user") == 2

@@ -150,6 +150,20 @@ def test_a_system_prompt_outlives_the_process(load: LOADS, embedded_model: Path,
     assert cached(lasting(second, "Two?")) >= cached(after)
 
 
+def test_a_system_prompt_is_written_once_nobody_has_asked_for_a_while(
+    load: LOADS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engine.engine.TIDY_AFTER_S", 0.5)
+    engine = load(cache_dir=tmp_path, disk_cache_bytes=512 * MIB, digest="m")
+    for question in ("One?", "Two?", "Three?"):
+        lasting(engine, question).finished()
+        assert engine.tiers.disk_bytes == 0, "the next turn does not wait for a write"
+    deadline = time.monotonic() + 60
+    while engine.tiers.disk_bytes == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -325,3 +339,15 @@ def test_what_finds_no_room_in_host_memory_stays_where_it_is(load: LOADS, host_c
     for prompt, length in zip(kept, lengths, strict=True):
         assert cached(ask(engine, prompt + " and next", 2)) >= length - 1
     assert engine.figures.restored_tokens == 0
+
+
+def test_of_a_conversation_that_goes_on_only_the_last_turn_is_copied(load: LOADS) -> None:
+    engine = load(8192, host_cache_bytes=256 * MIB)
+    turns = [story("the conversation", 300) + " turn after turn" * number for number in range(6)]
+    for turn in turns:
+        ask(engine, turn, 2).finished()
+    ask(engine, story("another", 900), 2).finished()
+    wait_until_idle(engine)
+    assert engine.figures.evictions >= len(turns)
+    assert engine.tiers.states == 1
+    assert cached(ask(engine, turns[-1] + " and next", 2)) > 300

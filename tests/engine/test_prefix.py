@@ -270,6 +270,20 @@ def test_cells_beside_are_those_that_nobody_else_needs() -> None:
     assert cache.cells_beside([tokens_of([1, 2])]) == 0
     cache.keep(cache.take(Match()), tokens_of([1, 2, 3, 4]))
     cache.keep(cache.take(Match()), tokens_of([9, 9, 9]), pinned=True)
-    assert cache.cells_beside([tokens_of([1, 2, 5, 6])]) == 2
-    assert cache.cells_beside([]) == 4
-    assert cache.cells_beside([tokens_of([1, 2, 3, 4, 5])]) == 0
+    assert cache.cells_beside([tokens_of([1, 2, 5, 6])]) == 5
+    assert cache.cells_beside([]) == 7
+    assert cache.cells_beside([tokens_of([1, 2, 3, 4, 5])]) == 3
+
+
+def test_what_makes_way_is_the_oldest_that_takes_cells_and_pinned_ones_go_last() -> None:
+    cache = PrefixCache(4)
+    cache.keep(pinned := cache.take(Match()), tokens_of([9, 9, 9]), pinned=True)
+    cache.keep(older := cache.take(Match()), tokens_of([1, 2, 3]))
+    cache.keep(newer := cache.take(Match()), tokens_of([1, 4]))
+    order = []
+    while held := cache.oldest_beside([tokens_of([9, 9, 8])]):
+        order.append(held.sequence)
+        cache.give_up(held)
+    assert order == [older, newer, pinned]
+    cache.keep(cache.take(Match()), tokens_of([1, 2]))
+    assert cache.oldest_beside([tokens_of([1, 2, 3])]) is None, "it takes no cells of its own"

@@ -5,9 +5,11 @@ import pytest
 from server.api.options import read_options
 from server.catalogue import Parameters, Recipe
 from server.catalogue.records import Example
-from server.domain.chat import CompletionRequest, Message, RunOptions
+from server.domain.chat import ChatRequest, CompletionRequest, Message, RunOptions, ToolChoice, ToolMode
+from server.domain.errors import InvalidRequest
 from server.domain.generation import Sampling
-from server.service.wishes import front_of, with_parameters, with_texts
+from server.engine.grammar import grammar_of
+from server.service.wishes import front_of, with_parameters, with_texts, with_tool_choice
 
 OPENAI = Sampling(temperature=1.0, top_p=1.0)
 OWN = Parameters(
@@ -76,3 +78,53 @@ def test_what_stands_before_a_prompt() -> None:
     assert with_texts(CompletionRequest("m", "p", context=(1,)), RECIPE).examples == ()
     for finished in (CompletionRequest("m", "p", raw=True), CompletionRequest("m", "p", suffix="s")):
         assert with_texts(finished, RECIPE) == finished
+
+
+LOOK = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}},
+}
+GO = {"type": "function", "function": {"name": "go"}}
+
+
+def chat(choice: ToolChoice, *tools: dict[str, object]) -> ChatRequest:
+    options = RunOptions(format="json")
+    return ChatRequest("m", (Message("user", "x"),), tools, tool_choice=choice, options=options)
+
+
+def test_auto_changes_nothing() -> None:
+    request = chat(ToolChoice(), LOOK)
+    assert with_tool_choice(request) is request
+
+
+def test_none_takes_the_tools_away() -> None:
+    assert with_tool_choice(chat(ToolChoice(ToolMode.NONE), LOOK)).tools == ()
+
+
+def test_required_allows_every_tool_and_nothing_else() -> None:
+    wanted = with_tool_choice(chat(ToolChoice(ToolMode.REQUIRED), LOOK, GO)).options.format
+    assert isinstance(wanted, dict)
+    assert [call["properties"]["name"]["const"] for call in wanted["anyOf"]] == ["look", "go"]
+    assert grammar_of(wanted)
+
+
+def test_a_named_tool_is_the_only_one() -> None:
+    wanted = with_tool_choice(chat(ToolChoice(ToolMode.REQUIRED, "look"), LOOK, GO)).options.format
+    assert isinstance(wanted, dict)
+    assert wanted["properties"]["name"] == {"const": "look"}
+    assert wanted["properties"]["arguments"]["properties"] == {"at": {"type": "string"}}
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"type": "object", "properties": {}}])
+def test_a_tool_without_parameters_is_called_with_nothing(parameters: dict[str, object] | None) -> None:
+    tool = {"type": "function", "function": {"name": "wait", "parameters": parameters}}
+    wanted = with_tool_choice(chat(ToolChoice(ToolMode.REQUIRED), tool)).options.format
+    assert isinstance(wanted, dict)
+    assert wanted["properties"]["arguments"]["additionalProperties"] is False
+
+
+def test_a_choice_that_cannot_be_met_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="has no tools"):
+        with_tool_choice(chat(ToolChoice(ToolMode.REQUIRED)))
+    with pytest.raises(InvalidRequest, match='"fly", which is none of the tools: look, go'):
+        with_tool_choice(chat(ToolChoice(ToolMode.REQUIRED, "fly"), LOOK, GO))

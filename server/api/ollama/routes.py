@@ -1,16 +1,17 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from server.api.bodies import encoded, parse
+from server.api.bodies import documented, encoded, parse
+from server.api.figures import planned_headers, routing_headers, without_effect
 from server.api.guards import request_id
-from server.api.http import LineStream, read_json, unless_gone
+from server.api.http import LineStream, opened_soon, read_json, unless_gone
 from server.api.ollama import models
 from server.api.ollama.embeddings import embeddings_router
 from server.api.ollama.manage import manage_router
@@ -26,14 +27,10 @@ from server.api.ollama.wire import (
     generate_chunk,
     line,
     now,
-    planned_headers,
-    routing_headers,
-    without_effect,
 )
 from server.catalogue import ModelName
-from server.domain.chat import AnswerDelta, ToolCall
-from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
-from server.domain.generation import TokenScore
+from server.domain.chat import AnswerDelta
+from server.domain.errors import InvalidRequest, ModelNotFound
 from server.service.reply import Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -50,17 +47,26 @@ Chunk = Callable[[AnswerDelta], dict[str, Any]]
 def ollama_router(service: Service) -> APIRouter:
     """All routes of the native dialect."""
     router = APIRouter()
-    router.add_api_route("/", _running, methods=["GET", "HEAD"])
-    router.add_api_route("/api/version", _version, methods=["GET", "HEAD"])
+    _add_get_and_head(router, "/", _running)
+    _add_get_and_head(router, "/api/version", _version)
     routes = _Routes(service)
-    router.add_api_route("/api/tags", routes.tags, methods=["GET", "HEAD"])
+    _add_get_and_head(router, "/api/tags", routes.tags)
     router.add_api_route("/api/ps", routes.ps, methods=["GET"])
-    router.add_api_route("/api/show", routes.show, methods=["POST"])
-    router.add_api_route("/api/chat", routes.chat, methods=["POST"])
-    router.add_api_route("/api/generate", routes.generate, methods=["POST"])
+    for path, answer, body in (
+        ("/api/show", routes.show, NamedBody),
+        ("/api/chat", routes.chat, ChatBody),
+        ("/api/generate", routes.generate, GenerateBody),
+    ):
+        router.add_api_route(path, answer, methods=["POST"], openapi_extra=documented(body))
     router.include_router(embeddings_router(service))
     router.include_router(manage_router(service))
     return router
+
+
+def _add_get_and_head(router: APIRouter, path: str, answer: Callable[[], Response]) -> None:
+    """Apart, because each entry of the OpenAPI document has a name of its own."""
+    router.add_api_route(path, answer, methods=["GET"])
+    router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
 
 def _running() -> Response:
@@ -107,11 +113,11 @@ class _Routes:
         if not body.messages:
             return await self._load_or_unload(request, body, "chat", {"message": _EMPTY_MESSAGE})
         wanted = replace(body.to_domain(), id=request_id(request.scope))
-        reply = await unless_gone(request, self._service.chat(wanted))
         numbered = _CallNumbers(body.model)
+        opening = self._service.chat(wanted)
         if wanted.stream:
-            return _stream(reply, numbered.chunk)
-        return await unless_gone(request, _whole(reply, numbered.chunk))
+            return _stream(await opened_soon(request, opening), numbered.chunk)
+        return await unless_gone(request, _whole(opening, numbered.chunk))
 
     async def generate(self, request: Request) -> Response:
         body = parse(GenerateBody, await read_json(request))
@@ -120,15 +126,15 @@ class _Routes:
         if not body.prompt and not body.suffix:
             return await self._load_or_unload(request, body, "generate", {"response": ""})
         wanted = replace(body.to_domain(), id=request_id(request.scope))
-        reply = await unless_gone(request, self._service.complete(wanted))
+        opening = self._service.complete(wanted)
 
         def chunk(delta: AnswerDelta) -> dict[str, Any]:
             return generate_chunk(body.model, delta)
 
         with_context = not wanted.raw
         if wanted.stream:
-            return _stream(reply, chunk, with_context=with_context)
-        return await unless_gone(request, _whole(reply, chunk, with_context=with_context))
+            return _stream(await opened_soon(request, opening), chunk, with_context=with_context)
+        return await unless_gone(request, _whole(opening, chunk, with_context=with_context))
 
     async def _load_or_unload(
         self, request: Request, body: Run, purpose: str, empty: dict[str, Any]
@@ -162,19 +168,19 @@ _EMPTY_MESSAGE = {"role": "assistant", "content": ""}
 
 
 def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
-    opening = reply.opening
-    strategy = opening.strategy.value if opening.strategy else None
     return LineStream(
         _lines(reply, chunk, with_context=with_context),
         heartbeat=lambda: line(chunk(AnswerDelta())),
         last_words=error_line,
         close=reply.aclose,
         media_type=NDJSON,
-        headers=planned_headers(strategy, opening.tokens_received),
+        headers=planned_headers(reply.opening),
     )
 
 
 async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGenerator[bytes, None]:
+    # Something to read at once: whoever waits for a first byte must not wait for the model.
+    yield line(chunk(AnswerDelta()))
     async for part in reply:
         if isinstance(part, Outcome):
             yield line(_last(part, chunk(AnswerDelta()), with_context=with_context))
@@ -182,27 +188,13 @@ async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGene
             yield line(chunk(part))
 
 
-async def _whole(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
+async def _whole(
+    opening: Coroutine[Any, Any, Reply], chunk: Chunk, *, with_context: bool = False
+) -> Response:
     """Everything as one object."""
-    words: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCall] = []
-    scores: list[TokenScore] = []
-    try:
-        async for part in reply:
-            if isinstance(part, Outcome):
-                everything = AnswerDelta("".join(words), "".join(thoughts), tuple(calls), (), tuple(scores))
-                answer = _last(part, chunk(everything), with_context=with_context)
-                return Response(
-                    encoded(answer), media_type="application/json", headers=routing_headers(part.routing)
-                )
-            words.append(part.content)
-            thoughts.append(part.thinking)
-            calls += part.tool_calls
-            scores += part.scores
-    finally:
-        await reply.aclose()
-    raise ServiceError("the answer ended without an end")
+    everything, outcome = await (await opening).whole()
+    answer = _last(outcome, chunk(everything), with_context=with_context)
+    return Response(encoded(answer), media_type="application/json", headers=routing_headers(outcome.routing))
 
 
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:

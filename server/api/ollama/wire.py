@@ -7,17 +7,19 @@ from typing import Any
 from pydantic import Field
 
 from server.api.bodies import Image, Lenient, encoded
+from server.api.figures import LEAST_LOGPROB, what_was_done
 from server.api.options import (
     read_format,
     read_keep_alive,
     read_logprobs,
     read_options,
     read_think,
+    read_tool_choice,
 )
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import TokenScore
-from server.service.report import Outcome, Routing
+from server.service.report import Outcome
 
 NDJSON = "application/x-ndjson"
 
@@ -74,9 +76,14 @@ class Run(Lenient):
     max_output_tokens: Any = None
     temperature: Any = None
     top_p: Any = None
+    debug_render_only: bool = Field(default=False, alias="_debug_render_only")
 
     def run_options(self) -> RunOptions:
         """Everything about how the request is to be run. Raises InvalidRequest."""
+        if self.debug_render_only:
+            raise InvalidRequest(
+                "_debug_render_only is not supported; POST /api/tokenize with the messages gives the prompt"
+            )
         beside = {
             "num_predict": self.max_output_tokens,
             "temperature": self.temperature,
@@ -100,6 +107,8 @@ class ChatBody(Run):
 
     messages: list[_Message] = Field(default_factory=list)
     tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: Any = None
+    """Not Ollama's, but Cline sends it."""
 
     def to_domain(self) -> ChatRequest:
         """Raises InvalidRequest."""
@@ -110,6 +119,7 @@ class ChatBody(Run):
             model=self.model,
             messages=tuple(message.to_domain() for message in self.messages),
             tools=tuple(self.tools),
+            tool_choice=read_tool_choice(self.tool_choice),
             options=replace(options, truncate=truncate),
             stream=self.stream,
         )
@@ -178,7 +188,7 @@ def now() -> str:
 
 def _score(score: TokenScore) -> dict[str, Any]:
     text = score.piece.decode("utf-8", "replace")
-    told = {"token": text, "logprob": score.logprob, "bytes": list(score.piece)}
+    told = {"token": text, "logprob": max(score.logprob, LEAST_LOGPROB), "bytes": list(score.piece)}
     if not score.alternatives:
         return told
     return {**told, "top_logprobs": [_score(other) for other in score.alternatives]}
@@ -234,53 +244,8 @@ def closing(outcome: Outcome) -> dict[str, Any]:
         "done": True,
         "done_reason": outcome.reason.value,
         **{name: figure for name, figure in figures.items() if figure},
-        "llm_optimizer": _what_was_done(outcome),
+        "llm_optimizer": what_was_done(outcome),
     }
-
-
-def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
-    """For an answer that has nothing else of ours: the options that nothing was done with, if any."""
-    return {"llm_optimizer": {"ignored": list(names)}} if names else {}
-
-
-def routing_headers(routing: Routing) -> dict[str, str]:
-    """What was done, for a response whose headers go out at its end."""
-    return {
-        **planned_headers(routing.strategy.value if routing.strategy else None, routing.tokens_received),
-        "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
-        "X-LLM-Optimizer-Summaries": str(routing.summaries),
-        "X-LLM-Optimizer-Helper-Ms": str(routing.helper_ns // 1_000_000),
-    }
-
-
-def planned_headers(strategy: str | None, tokens_received: int) -> dict[str, str]:
-    """What will be done, for a response that begins before it is."""
-    return {
-        "X-LLM-Optimizer-Strategy": strategy or "direct",
-        "X-LLM-Optimizer-Tokens-Received": str(tokens_received),
-    }
-
-
-def _what_was_done(outcome: Outcome) -> dict[str, Any]:
-    routing = outcome.routing
-    done: dict[str, Any] = {
-        "strategy": routing.strategy.value if routing.strategy else "direct",
-        "planned": routing.planned.value if routing.planned else "direct",
-        "reason": routing.reason,
-        "tokens_received": routing.tokens_received,
-        "tokens_sent": routing.tokens_sent,
-        "tokens_cached": outcome.usage.cached_tokens,
-        "summaries": routing.summaries,
-        "helper_duration": routing.helper_ns,
-        "context_tokens": outcome.context_tokens,
-    }
-    if routing.fallback:
-        done["fallback"] = routing.fallback
-    if routing.dropped_messages:
-        done["dropped_messages"] = routing.dropped_messages
-    if outcome.ignored:
-        done["ignored"] = list(outcome.ignored)
-    return done
 
 
 def _call_out(call: ToolCall, index: int) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""What this service did with a request, as every dialect tells it: in headers, and beside an answer."""
+
+from typing import Any
+
+from server.service.reply import Opening
+from server.service.report import Outcome, Routing
+
+LEAST_LOGPROB = -9999.0
+"""What OpenAI writes for a token that is out of the question: JSON has no infinity."""
+
+
+def what_was_done(outcome: Outcome) -> dict[str, Any]:
+    """For an answer's key ``llm_optimizer``. Durations are nanoseconds."""
+    routing = outcome.routing
+    done: dict[str, Any] = {
+        "strategy": routing.strategy.value if routing.strategy else "direct",
+        "planned": routing.planned.value if routing.planned else "direct",
+        "reason": routing.reason,
+        "tokens_received": routing.tokens_received,
+        "tokens_sent": routing.tokens_sent,
+        "tokens_cached": outcome.usage.cached_tokens,
+        "summaries": routing.summaries,
+        "helper_duration": routing.helper_ns,
+        "context_tokens": outcome.context_tokens,
+    }
+    if routing.fallback:
+        done["fallback"] = routing.fallback
+    if routing.dropped_messages:
+        done["dropped_messages"] = routing.dropped_messages
+    if outcome.ignored:
+        done["ignored"] = list(outcome.ignored)
+    return done
+
+
+def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
+    """For an answer that has nothing else of ours: the options that nothing was done with, if any."""
+    return {"llm_optimizer": {"ignored": list(names)}} if names else {}
+
+
+def routing_headers(routing: Routing) -> dict[str, str]:
+    """What was done, for a response whose headers go out at its end."""
+    opening = Opening(routing.strategy, routing.reason, routing.tokens_received, routing.dropped_messages)
+    return {
+        **planned_headers(opening),
+        "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
+        "X-LLM-Optimizer-Summaries": str(routing.summaries),
+        "X-LLM-Optimizer-Helper-Ms": str(routing.helper_ns // 1_000_000),
+    }
+
+
+def planned_headers(opening: Opening | None) -> dict[str, str]:
+    """What will be done, for a response that begins before it is; nothing where that is not known yet."""
+    if opening is None:
+        return {}
+    told = {
+        "X-LLM-Optimizer-Strategy": opening.strategy.value if opening.strategy else "direct",
+        "X-LLM-Optimizer-Tokens-Received": str(opening.tokens_received),
+    }
+    if opening.dropped_messages:
+        told["X-LLM-Optimizer-Dropped-Messages"] = str(opening.dropped_messages)
+    return told
