@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from server.api.bodies import Lenient, encoded, parse
+from server.api.bodies import Lenient, documented, encoded, parse
 from server.api.guards import request_id
 from server.api.http import read_json, unless_gone
 from server.api.options import read_keep_alive, read_options
@@ -21,8 +21,11 @@ def embeddings_router(service: Service) -> APIRouter:
     """Both routes."""
     router = APIRouter()
     routes = _Routes(service)
-    router.add_api_route("/api/embed", routes.embed, methods=["POST"])
-    router.add_api_route("/api/embeddings", routes.embeddings, methods=["POST"])
+    for path, answer, body in (
+        ("/api/embed", routes.embed, _EmbedBody),
+        ("/api/embeddings", routes.embeddings, _EmbeddingsBody),
+    ):
+        router.add_api_route(path, answer, methods=["POST"], openapi_extra=documented(body))
     return router
 
 

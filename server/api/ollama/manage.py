@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from server.api.bodies import Lenient, parse
+from server.api.bodies import Lenient, documented, parse
 from server.api.http import LineStream, read_json, unless_gone
 from server.api.ollama.wire import NDJSON, NamedBody, error_line, line
 from server.api.options import INTEGERS, read_options
@@ -34,15 +34,20 @@ def manage_router(service: Service) -> APIRouter:
     """All of them, and clear errors for those of Ollama's cloud."""
     router = APIRouter()
     routes = _Routes(service)
-    router.add_api_route("/api/pull", routes.pull, methods=["POST"])
-    router.add_api_route("/api/create", routes.create, methods=["POST"])
-    router.add_api_route("/api/copy", routes.copy, methods=["POST"])
-    router.add_api_route("/api/delete", routes.delete, methods=["DELETE"])
+    for method, path, answer, body in (
+        ("POST", "/api/pull", routes.pull, _Named),
+        ("POST", "/api/create", routes.create, _CreateBody),
+        ("POST", "/api/copy", routes.copy, _CopyBody),
+        ("DELETE", "/api/delete", routes.delete, _Named),
+    ):
+        router.add_api_route(path, answer, methods=[method], openapi_extra=documented(body))
     router.add_api_route("/api/blobs/{digest}", routes.has_blob, methods=["HEAD"])
     router.add_api_route("/api/blobs/{digest}", routes.take_blob, methods=["POST"])
     router.add_api_route("/api/status", _status, methods=["GET"])
     for path in _REFUSED:
-        router.add_api_route(path, _refuse, methods=["GET", "POST"])
+        # One by one: operations of one route would get the same id in the OpenAPI document.
+        for method in ("GET", "POST"):
+            router.add_api_route(path, _refuse, methods=[method])
     return router
 
 
