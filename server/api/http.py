@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.packed import unpacked
 from server.domain.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -60,14 +61,11 @@ async def read_json(request: Request) -> dict[str, Any]:
         InvalidRequest: with what is wrong.
         RequestCancelled: the client hung up before its end.
     """
-    packed = request.headers.get("content-encoding", "identity")
-    if packed not in ("", "identity"):
-        raise InvalidRequest(f"Content-Encoding: {packed} is not supported; send the body as it is")
     try:
         body = await request.body()
     except ClientDisconnect as error:
         raise RequestCancelled from error
-    return parsed_json(body)
+    return parsed_json(unpacked(body, request.headers.get("content-encoding", "")))
 
 
 def parsed_json(body: bytes) -> dict[str, Any]:

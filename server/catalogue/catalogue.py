@@ -241,9 +241,16 @@ class Catalogue:
                 "context": max(window, _SMALLEST_WINDOW_TOKENS),
                 "keep_alive": FURTHER_KEEP_ALIVE,
                 "preload": False,
+                **self._placement_of(path.name),
             }
         )
         return Entry(None, name, settings, str(path), recipe, record)
+
+    def _placement_of(self, file_name: str) -> dict[str, Any]:
+        """Where weights run is one matter for all names over them: the first that says something counts."""
+        records = (record for record in self._records if record.file == file_name)
+        placements = (record.parameters.placement for record in records)
+        return next((placement for placement in placements if placement), {})
 
     def _base_of(self, record: Record) -> Entry | None:
         if record.base is None:

@@ -39,7 +39,8 @@ Number = Annotated[float, AfterValidator(_finite)]
 
 
 class Parameters(BaseModel):
-    """Ollama's ``PARAMETER``s: defaults for the requests to a model, in Ollama's names.
+    """Ollama's ``PARAMETER``s: defaults for the requests to a model, in Ollama's names, and with ``num_gpu``
+    and ``main_gpu`` where it runs.
 
     Those that nothing is done with are kept as they came, so that they can be shown.
     """
@@ -58,7 +59,18 @@ class Parameters(BaseModel):
     seed: int | None = None
     num_predict: int | None = None
     num_ctx: Annotated[int, Field(ge=1)] | None = None
+    num_gpu: int | None = None
+    main_gpu: Annotated[int, Field(ge=0, le=99)] | None = None
     stop: list[str] | None = None
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Settings of a model that follow: no layers on a card means the CPU."""
+        if self.num_gpu == 0:
+            return {"device": "cpu"}
+        device = {} if self.main_gpu is None else {"device": f"cuda:{self.main_gpu}"}
+        layers = {} if self.num_gpu is None else {"gpu_layers": max(self.num_gpu, -1)}
+        return {**device, **layers}
 
     @property
     def given(self) -> dict[str, Any]:

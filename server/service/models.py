@@ -1,7 +1,7 @@
 """Models that come and go: created over others or of uploaded files, copied, deleted, pulled."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +133,7 @@ class Models:
         async with self._changing:
             target = await asyncio.to_thread(self._as_model_file, name, file_name, sha256)
             yield Progress(f"creating new layer sha256:{sha256}")
-            async for step in _without_effect(wanted):
+            async for step in _without_effect(wanted, but=("num_gpu", "main_gpu")):
                 yield step
             yield Progress("writing manifest")
             source = f"uploaded as {file_name}"
@@ -190,9 +190,10 @@ class Models:
 _TEMPLATE = "template: only the model's own template is used; leave the field out (in a Modelfile: TEMPLATE)"
 
 
-async def _without_effect(wanted: Creation) -> AsyncGenerator[Progress, None]:
-    if wanted.ignored:
-        yield Progress(f"without effect here: {', '.join(wanted.ignored)}")
+async def _without_effect(wanted: Creation, but: Sequence[str] = ()) -> AsyncGenerator[Progress, None]:
+    names = [name for name in wanted.ignored if name not in but]
+    if names:
+        yield Progress(f"without effect here: {', '.join(names)}")
 
 
 def _only_file(files: Mapping[str, str]) -> tuple[str, str]:

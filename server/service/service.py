@@ -257,7 +257,13 @@ class Service:
         """Submit what is prepared now, so that a full queue is still an error of its own status."""
         ticket = await self._submit(admitted, prepared, stack)
         routing = prepared.routing
-        opening = Opening(routing.planned, routing.reason, routing.tokens_received, routing.dropped_messages)
+        opening = Opening(
+            routing.planned,
+            routing.reason,
+            routing.tokens_received,
+            routing.dropped_messages,
+            ticket.queue_position,
+        )
         return Reply(opening, self._run(admitted, prepared, ticket), stack.pop_all())
 
     async def _open_shortened(

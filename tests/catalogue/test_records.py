@@ -293,3 +293,35 @@ def test_a_file_that_the_settings_name_never_goes(catalogue: Catalogue, folder: 
     again.remove(again.find("x"))
     assert path.exists()
     assert names(again) == ["big:7b", "small:latest"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "device", "layers"),
+    [
+        ({}, "cuda:0", -1),
+        ({"num_gpu": 0}, "cpu", -1),
+        ({"num_gpu": 0, "main_gpu": 1}, "cpu", -1),
+        ({"num_gpu": 12}, "cuda:0", 12),
+        ({"num_gpu": -1}, "cuda:0", -1),
+        ({"num_gpu": 99, "main_gpu": 1}, "cuda:1", 99),
+        ({"main_gpu": 1}, "cuda:1", -1),
+    ],
+)
+def test_where_a_model_runs(folder: Path, parameters: dict[str, int], device: str, layers: int) -> None:
+    catalogue = Catalogue(settings(folder, device="cuda:0"))
+    placed = own(catalogue, "placed", parameters=parameters).settings
+    assert (placed.device, placed.gpu_layers) == (device, layers)
+    plain = own(catalogue, "plain").settings
+    assert (plain.device, plain.gpu_layers) == ("cuda:0", -1)
+
+
+def test_all_names_over_the_same_weights_run_in_the_same_place(folder: Path) -> None:
+    catalogue = Catalogue(settings(folder, device="cuda:0"))
+    own(catalogue, "plain")
+    other = alias(catalogue, "other", "plain", parameters={"num_gpu": 0})
+    assert other.settings.device == catalogue.find("plain").settings.device == "cpu"
+
+
+def test_an_alias_of_a_configured_model_stays_where_that_is(folder: Path) -> None:
+    catalogue = Catalogue(settings(folder, device="cuda:0"))
+    assert alias(catalogue, "mine", "big:7b", parameters={"num_gpu": 0}).settings.device == "cuda:0"
