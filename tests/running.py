@@ -48,6 +48,11 @@ def _own_models_dir(config: Path) -> dict[str, str]:
     return {"LLM_OPTIMIZER_MODELS_DIR": str(config.absolute().parent / "models")}
 
 
+def _without_ollamas() -> dict[str, str]:
+    """What a developer has set for Ollama is meant for no test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA_")}
+
+
 def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
@@ -75,7 +80,7 @@ class RunningServer:
                 # Nothing of a test may stay in the user's folders.
                 "LLM_OPTIMIZER_CACHE_DIR": str(folder / "cache"),
                 **_own_models_dir(config),
-                **(os.environ if environment is None else environment),
+                **(_without_ollamas() if environment is None else environment),
                 "PYTHONUNBUFFERED": "1",
             },
         )

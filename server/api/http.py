@@ -32,7 +32,7 @@ T = TypeVar("T")
 HEARTBEAT_S = 10.0
 """Clients and proxies give a silent connection up after 30 s and more."""
 
-PATIENCE_S = 3.0
+PATIENCE_S = 0.8
 """So long a stream waits for its reply before it begins without it."""
 
 DEEPEST_JSON = 200

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.catalogue import Catalogue, Entry, Installed
-from server.domain.errors import InvalidRequest, ModelLoadFailed, RequestCancelled, ServiceError
+from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, RequestCancelled, ServiceError
 from server.engine.engine import CacheTiers, EngineState
 from server.engine.figures import Figures
 from server.engine.library import Library
@@ -90,9 +90,11 @@ class Fleet:
         ``context_tokens`` is the window that the request asks for: the model's grows if it may.
 
         Raises:
+            QueueFull: as many requests as its settings allow have it, or wait for it.
             ModelLoadFailed: with the reason.
             InvalidRequest: it is a model for embeddings.
         """
+        self._refuse_when_full(entry)
         async with self._held(entry, context_tokens, keep_alive_s) as loaded:
             if not isinstance(loaded, Loaded):
                 raise InvalidRequest(f'"{entry.name.display}" does not support chat: it is for embeddings')
@@ -105,9 +107,11 @@ class Fleet:
         """The same for a model that turns texts into vectors.
 
         Raises:
+            QueueFull: as many requests as its settings allow have it, or wait for it.
             ModelLoadFailed: with the reason.
             InvalidRequest: it is none.
         """
+        self._refuse_when_full(entry)
         async with self._held(entry, None, keep_alive_s) as loaded:
             if not isinstance(loaded, LoadedEmbedder):
                 raise InvalidRequest(f'"{entry.name.display}" does not support embeddings')
@@ -322,6 +326,13 @@ class Fleet:
         # Who waited for it has got its error; if nobody waits any more, nobody needs it.
         if not task.cancelled():
             task.exception()
+
+    def _refuse_when_full(self, entry: Entry) -> None:
+        """Here and not only in the engine: a model that is still loading has a queue, too."""
+        berth = self._berths.get(entry.weights)
+        settings = entry.settings
+        if berth is not None and berth.users >= settings.slots + settings.queue:
+            raise QueueFull
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

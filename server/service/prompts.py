@@ -133,11 +133,13 @@ def _chat_prompt(
     loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
 ) -> Prompt:
     text = loaded.template.render(messages, tools, think)
-    thinks = loaded.template.supports_thinking and think is not False
+    can_think = loaded.template.supports_thinking
+    # Some templates open the thinking whether it is wanted or not.
+    inside = can_think and text.rstrip().endswith(THINK_OPEN)
     expected = Expected(
-        thinking=thinks,
+        thinking=inside or (can_think and think is not False),
         tools=schemas_of(tools),
-        inside_thinking=thinks and text.rstrip().endswith(THINK_OPEN),
+        inside_thinking=inside,
     )
     return _prompt(loaded, text, expected)
 

@@ -19,7 +19,7 @@ from server.domain.chat import (
     RunOptions,
 )
 from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
-from server.domain.generation import Finished, TextDelta, TokenScore
+from server.domain.generation import Finished, FinishReason, TextDelta, TokenScore
 from server.routing.decide import Plan, Strategy, Thresholds, decide
 from server.routing.shorten import HelperFailed, Limits, Shortened, shorten
 from server.service.embedding import Embedded, embed
@@ -362,7 +362,11 @@ class Service:
         async for event in ticket.events():
             ended = isinstance(event, Finished)
             scores += event.scores
-            deltas = parser.feed(event.text) if isinstance(event, TextDelta) else parser.finish()
+            deltas = (
+                parser.feed(event.text)
+                if isinstance(event, TextDelta)
+                else parser.finish(cut=event.reason is FinishReason.LENGTH)
+            )
             if scores and (deltas or ended):
                 # They go with the first text that is certain, though part of it may be held back.
                 first, *others = deltas or (AnswerDelta(),)

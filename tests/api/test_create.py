@@ -342,3 +342,8 @@ def test_the_client_library(bench: Workshop, tmp_path: Path) -> None:
         client.delete("mine")
     assert raised.value.status_code == 404
     client._client.close()
+
+
+def test_the_context_length_that_clients_go_by_is_the_one_they_get(bench: Workshop) -> None:
+    shown = bench.client.post("/api/show", json={"model": BIG}).json()
+    assert shown["model_info"]["llama.context_length"] == shown["details"]["context_length"] == 1024

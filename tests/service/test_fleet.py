@@ -1,6 +1,7 @@
 """Models that share a device, with real engines and a given amount of free memory."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 from server.app import build_service
 from server.catalogue import Entry, ModelName, Parameters, Recipe
 from server.catalogue.records import Example
-from server.chat.template import ChatTemplate
+from server.chat.template import CHATML, ChatTemplate
 from server.config import load_settings
-from server.domain.chat import ChatRequest, Message
-from server.domain.errors import InvalidRequest, ModelLoadFailed
+from server.domain.chat import ChatRequest, Message, RunOptions
+from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull
 from server.routing.decide import Strategy
 from server.service.helper import LoadedHelper
 from server.service.loading import Loader
@@ -246,3 +247,42 @@ async def test_an_alias_of_the_generator_is_routed_and_keeps_its_own_texts(
     )
     assert rendered[-1].startswith(f"<|im_start|>{front}<|im_end|>\n")
     assert outcome.routing.tokens_sent < outcome.routing.tokens_received
+
+
+async def test_a_model_that_still_loads_has_a_queue_with_an_end(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+    load_now = Loader.load
+
+    def load_later(self: Loader, entry: Entry) -> Any:
+        may_load.wait()
+        return load_now(self, entry)
+
+    monkeypatch.setattr(Loader, "load", load_later)
+    entry = service.catalogue.find("one")
+    room = entry.settings.slots + entry.settings.queue
+
+    async def use() -> None:
+        async with service.fleet.lease(entry):
+            pass
+
+    waiting = [asyncio.create_task(use()) for _ in range(room)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await use()
+    may_load.set()
+    await asyncio.gather(*waiting)
+    await use()
+
+
+@pytest.mark.parametrize("think", [False, None])
+async def test_thinking_that_a_template_opens_by_itself_is_never_content(
+    service: Service, think: bool | None
+) -> None:
+    async with service.fleet.lease(service.catalogue.find("one")) as one:
+        one.template = ChatTemplate(CHATML + "<think>\n")
+    options = RunOptions(max_tokens=5, think=think)
+    reply = await service.chat(ChatRequest("one", (Message("user", "Hi"),), options=options))
+    answer, _ = await reply.whole()
+    assert (answer.content, bool(answer.thinking)) == ("", True)

@@ -105,14 +105,17 @@ def _tensors(model: Installed) -> list[dict[str, Any]]:
 
 
 def model_info(model: Installed, *, verbose: bool) -> dict[str, Any]:
-    """The GGUF's metadata as it stands, long arrays left out unless ``verbose``."""
+    """The GGUF's metadata as it stands, long arrays left out unless ``verbose``; only the context length is
+    what a request gets: clients take it for how much they may send."""
     left_out = ("general.name", "tokenizer.chat_template")
+    window = f"{model.header.architecture}.context_length"
     info: dict[str, Any] = {
         key: _plain(value, verbose=verbose)
         for key, value in model.header.metadata.items()
         if key not in left_out
     }
-    return {**info, "general.parameter_count": model.header.parameter_count}
+    served = {window: model.window_tokens} if window in info else {}
+    return {**info, **served, "general.parameter_count": model.header.parameter_count}
 
 
 def _plain(value: Any, *, verbose: bool) -> Any:

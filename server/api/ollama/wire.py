@@ -43,7 +43,9 @@ class _Message(Lenient):
     tool_name: str | None = None
     tool_call_id: str | None = None
 
-    def to_domain(self) -> Message:
+    def to_domain(self, called: dict[str, str]) -> Message:
+        """``called`` has the name of each call so far by its id, and gets those of this message."""
+        called.update({call.id: call.function.name for call in self.tool_calls if call.id})
         return Message(
             role=self.role.lower(),
             content=self.content,
@@ -52,7 +54,7 @@ class _Message(Lenient):
             tool_calls=tuple(
                 ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls
             ),
-            tool_name=self.tool_name,
+            tool_name=self.tool_name or called.get(self.tool_call_id or ""),
             tool_call_id=self.tool_call_id,
         )
 
@@ -113,11 +115,12 @@ class ChatBody(Run):
     def to_domain(self) -> ChatRequest:
         """Raises InvalidRequest."""
         options = self.run_options()
+        called: dict[str, str] = {}
         # An agent shortens its history itself once it is told that it must, and better than this would.
         truncate = not self.tools if self.truncate is None else self.truncate
         return ChatRequest(
             model=self.model,
-            messages=tuple(message.to_domain() for message in self.messages),
+            messages=tuple(message.to_domain(called) for message in self.messages),
             tools=tuple(self.tools),
             tool_choice=read_tool_choice(self.tool_choice),
             options=replace(options, truncate=truncate),
