@@ -63,7 +63,6 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(
         Guard,
         origins=settings.origins,
@@ -96,10 +95,6 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.headers:
         answer.headers.update(error.headers)
     return answer
-
-
-def _on_bug(request: Request, _error: Exception) -> Response:
-    return refusal(request.scope, 500, "internal error; the server's log has the details")
 
 
 def refusal(scope: Scope, status: int, text: str, cause: ServiceError | None = None) -> Response:

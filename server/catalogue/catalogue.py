@@ -17,7 +17,6 @@ from server.domain.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
 
 logger = logging.getLogger("llm-optimizer")
 
-FURTHER_KEEP_ALIVE = "5m"
 _SMALLEST_WINDOW_TOKENS = 256
 
 
@@ -29,6 +28,7 @@ class Catalogue:
         self.known = known_models()
         self._generator = settings.generator
         self._most_tokens = settings.router.max_ctx_size
+        self._keep_alive = settings.keep_alive
         self.configured: tuple[Entry, ...] = tuple(
             self._configured_entry(role, model)
             for role, model in ((Role.GENERATOR, settings.generator), (Role.HELPER, settings.helper))
@@ -239,7 +239,7 @@ class Catalogue:
                 "name": name.display,
                 "path": path,
                 "context": max(window, _SMALLEST_WINDOW_TOKENS),
-                "keep_alive": FURTHER_KEEP_ALIVE,
+                "keep_alive": self._keep_alive,
                 "preload": False,
                 **self._placement_of(path.name),
             }

@@ -12,7 +12,14 @@ from server.engine.gguf import GgufHeader, LazyArray, read_header
 
 _FINGERPRINT_SAMPLES, _SAMPLE_BYTES = 16, 65_536
 _PIECE_BYTES = 2**22
-_INFILL_TOKENS = (b"<|fim_prefix|>", b"<fim_prefix>", b"<fim-prefix>")
+_INFILL_TOKENS = tuple(
+    token.encode()
+    for token in (
+        *("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "<PRE>", "▁<PRE>", "<|code_prefix|>"),
+        *("<｜fim▁begin｜>", "<|fim▁begin|>"),  # DeepSeek's bars are wide
+    )
+)
+"""As llama.cpp looks for them where the header names none."""
 _PROJECTOR = "clip"
 """The architecture of the part that turns images into tokens: it lies beside models, and is none."""
 

@@ -46,6 +46,10 @@ def _address(text: str) -> list[str]:
     return [f"{host or '127.0.0.1'}:{port}"]
 
 
+def _list(text: str) -> list[str]:
+    return [part for part in (part.strip(" \t\"'") for part in text.split(",")) if part]
+
+
 def _number(text: str) -> int | str | None:
     """Zero is Ollama's "as you like"; what is no number is left for validation to refuse."""
     try:
@@ -68,7 +72,8 @@ def _log_level(text: str) -> str | None:
 
 VARIABLES: Mapping[str, _Variable] = {
     "OLLAMA_HOST": _Variable(("listen",), _address),
-    "OLLAMA_KEEP_ALIVE": _Variable(("generator.keep_alive", "helper.keep_alive"), str),
+    "OLLAMA_ORIGINS": _Variable(("origins",), _list),
+    "OLLAMA_KEEP_ALIVE": _Variable(("keep_alive", "generator.keep_alive", "helper.keep_alive"), str),
     "OLLAMA_CONTEXT_LENGTH": _Variable(("generator.context",), _number),
     "OLLAMA_NUM_PARALLEL": _Variable(("generator.slots", "helper.slots"), _number),
     "OLLAMA_MAX_QUEUE": _Variable(("generator.queue", "helper.queue"), _limit),

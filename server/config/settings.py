@@ -325,6 +325,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         description="Largest size of cache_dir in MiB; the least recently used prompts go first, and 0 keeps "
         "nothing on disk.",
     )
+    keep_alive: Annotated[str, BeforeValidator(_check_keep_alive)] = Field(
+        default="5m",
+        description="How long a model beside the two stays loaded after its last request; written as "
+        "generator.keep_alive is.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important messages that are still logged."
     )

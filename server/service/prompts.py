@@ -108,6 +108,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
         stop=options.stop or (),
         grammar=grammar,
         grammar_after=THINK_CLOSE if prompt.expected.thinking else None,
+        grammar_unless=None if prompt.expected.inside_thinking else THINK_OPEN,
         lasting_tokens=prompt.lasting_tokens,
         alternatives=options.alternatives,
     )

@@ -202,6 +202,10 @@ class Service:
         self.models.close()
         await self.fleet.close()
 
+    async def can(self, name: str, capability: str) -> bool:
+        """Whether the model ``name`` has a capability, in Ollama's words."""
+        return capability in (await self._inspect(self.catalogue.find(name))).capabilities
+
     async def _inspect(self, entry: Entry) -> Installed:
         """What the model's file says of itself; a thread reads it where that is not known yet."""
         known = self.fleet.at_work(entry) or self.catalogue.glance(entry)

@@ -167,6 +167,14 @@ def test_show_model_info_is_the_gguf(shown: dict[str, Any]) -> None:
     assert not {"general.name", "tokenizer.chat_template"} & info.keys()
 
 
+def test_show_tells_what_a_model_would_be_like(client: httpx.Client) -> None:
+    given = {"system": "Be brief.", "options": {"top_k": 1, "num_ctx": 512}}
+    shown = client.post("/api/show", json={"model": GENERATOR, **given}).json()
+    assert shown["system"] == "Be brief."
+    assert {"top_k", "num_ctx"} <= {line.split()[0] for line in shown["parameters"].splitlines()}
+    assert "PARAMETER num_ctx 512\n" in shown["modelfile"]
+
+
 def test_show_verbose_has_long_arrays_and_tensors(client: httpx.Client) -> None:
     body = client.post("/api/show", json={"model": GENERATOR, "verbose": True}).json()
     assert len(body["model_info"]["tokenizer.ggml.tokens"]) == 49152

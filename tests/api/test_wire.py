@@ -96,3 +96,13 @@ def test_a_tools_result_gets_the_name_of_its_call() -> None:
     ]
     request = parse(ChatBody, {"model": "m", "messages": messages}).to_domain()
     assert [message.tool_name for message in request.messages] == [None, "look", "own", None]
+
+
+def test_results_without_ids_are_those_of_the_calls_in_their_order() -> None:
+    def calls(*names: str) -> dict[str, Any]:
+        return {"role": "assistant", "tool_calls": [{"function": {"name": name}} for name in names]}
+
+    result = {"role": "tool", "content": "5"}
+    messages = [calls("a", "b"), result, result, result, calls("c"), result, {"role": "user", "content": "?"}]
+    request = parse(ChatBody, {"model": "m", "messages": messages}).to_domain()
+    assert [message.tool_name for message in request.messages] == [None, "a", "b", None, None, "c", None]

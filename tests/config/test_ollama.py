@@ -62,6 +62,22 @@ def test_flash_attention_can_be_off() -> None:
     assert settings.generator.flash_attention == settings.helper.flash_attention == "off"
 
 
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("https://a.example", ("https://a.example",)),
+        ("'https://a.example', \"http://b.example\",", ("https://a.example", "http://b.example")),
+        ("*", ("*",)),
+    ],
+)
+def test_origins(text: str, origins: tuple[str, ...]) -> None:
+    assert load(OLLAMA_ORIGINS=text).origins == origins
+
+
+def test_how_long_further_models_stay() -> None:
+    assert (load().keep_alive, load(OLLAMA_KEEP_ALIVE="1h").keep_alive) == ("5m", "1h")
+
+
 @pytest.mark.parametrize(("text", "level"), [("1", "debug"), ("true", "debug"), ("0", "info"), ("", "info")])
 def test_debug(text: str, level: str) -> None:
     assert load(OLLAMA_DEBUG=text).log_level == level

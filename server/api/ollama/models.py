@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from server.catalogue import Installed
+from server.api.ollama.wire import ShowBody
+from server.catalogue import Installed, Recipe
 from server.engine.gguf import LazyArray
 from server.service.fleet import Resident
 
@@ -74,23 +75,24 @@ def resident(model: Resident) -> dict[str, Any]:
     }
 
 
-def show(model: Installed, *, verbose: bool) -> dict[str, Any]:
+def show(model: Installed, wanted: ShowBody) -> dict[str, Any]:
     """The answer of ``/api/show``."""
-    recipe = model.entry.recipe
-    parameters = {**recipe.parameters.given, "num_ctx": model.window_tokens}
+    own = model.entry.recipe
+    recipe = own.model_copy(update={"system": wanted.system or own.system})
+    parameters = {**recipe.parameters.given, "num_ctx": model.window_tokens, **wanted.options}
     licenses = recipe.license or tuple(filter(None, (model.header.license,)))
     told = {
         "license": "\n".join(licenses),
         "system": recipe.system,
         "messages": [example.model_dump() for example in recipe.messages],
-        "tensors": _tensors(model) if verbose else [],
+        "tensors": _tensors(model),
     }
     return {
-        "modelfile": _modelfile(model, parameters),
+        "modelfile": _modelfile(model, recipe, parameters),
         "parameters": _parameter_lines(parameters),
         "template": model.shown_template,
         "details": details(model),
-        "model_info": model_info(model, verbose=verbose),
+        "model_info": model_info(model, verbose=wanted.verbose),
         "capabilities": list(model.capabilities),
         "modified_at": model.modified_at.isoformat(),
         **{name: value for name, value in told.items() if value},
@@ -138,8 +140,7 @@ def _parameter_lines(parameters: dict[str, Any]) -> str:
     return "\n".join(f"{name.ljust(PARAMETER_COLUMNS)} {value}" for name, value in _values(parameters))
 
 
-def _modelfile(model: Installed, parameters: dict[str, Any]) -> str:
-    recipe = model.entry.recipe
+def _modelfile(model: Installed, recipe: Recipe, parameters: dict[str, Any]) -> str:
     lines = [
         f"FROM {model.entry.settings.path.name}",
         *(f"PARAMETER {name} {value}" for name, value in _values(parameters)),

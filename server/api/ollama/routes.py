@@ -19,8 +19,8 @@ from server.api.ollama.wire import (
     NDJSON,
     ChatBody,
     GenerateBody,
-    NamedBody,
     Run,
+    ShowBody,
     chat_chunk,
     closing,
     error_line,
@@ -53,7 +53,7 @@ def ollama_router(service: Service) -> APIRouter:
     _add_get_and_head(router, "/api/tags", routes.tags)
     router.add_api_route("/api/ps", routes.ps, methods=["GET"])
     for path, answer, body in (
-        ("/api/show", routes.show, NamedBody),
+        ("/api/show", routes.show, ShowBody),
         ("/api/chat", routes.chat, ChatBody),
         ("/api/generate", routes.generate, GenerateBody),
     ):
@@ -93,7 +93,7 @@ class _Routes:
         )
 
     async def show(self, request: Request) -> Response:
-        body = parse(NamedBody, await read_json(request))
+        body = parse(ShowBody, await read_json(request))
         if not body.wanted:
             raise InvalidRequest("model is required")
         try:
@@ -101,7 +101,7 @@ class _Routes:
         except ModelNotFound:
             raise ModelNotFound(ModelName.parse(body.wanted).display) from None
         installed = await asyncio.to_thread(self._service.catalogue.inspect, entry)
-        shown = models.show(installed, verbose=body.verbose)
+        shown = await asyncio.to_thread(models.show, installed, body)
         if request.headers.get("user-agent", "").startswith(COPILOT):
             shown["model_info"]["general.basename"] = body.wanted
         return JSONResponse(shown)
