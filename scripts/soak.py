@@ -65,9 +65,10 @@ STREAMED, FORMED, RAW, SHARED = 0.7, 0.1, 0.4, 0.5
 def config(model: Path, cache_dir: Path) -> str:
     """TOML for ``model`` in both roles on the CPU.
 
-    The cache of finished conversations is small, so that it is full before the memory is compared.
+    The caches of finished conversations are small: full before the memory is compared, and together no
+    larger than the growth that is allowed.
     """
-    shared = f'path = "{model}"\ndevice = "cpu"\ncontext = 8192\nhost_cache_mib = 32\n'
+    shared = f'path = "{model}"\ndevice = "cpu"\ncontext = 8192\nhost_cache_mib = 16\n'
     return (
         f'cache_dir = "{cache_dir}"\ndisk_cache_mib = 64\n'
         f'[generator]\nname = "smollm2:135m"\nslots = 8\n{shared}'
