@@ -65,9 +65,10 @@ STREAMED, FORMED, RAW, SHARED = 0.7, 0.1, 0.4, 0.5
 def config(model: Path, cache_dir: Path) -> str:
     """TOML for ``model`` in both roles on the CPU.
 
-    The cache of finished conversations is small, so that it is full before the memory is compared.
+    The caches of finished conversations are small: full before the memory is compared, and together no
+    larger than the growth that is allowed.
     """
-    shared = f'path = "{model}"\ndevice = "cpu"\ncontext = 8192\nhost_cache_mib = 32\n'
+    shared = f'path = "{model}"\ndevice = "cpu"\ncontext = 8192\nhost_cache_mib = 16\n'
     return (
         f'cache_dir = "{cache_dir}"\ndisk_cache_mib = 64\n'
         f'[generator]\nname = "smollm2:135m"\nslots = 8\n{shared}'
@@ -106,7 +107,9 @@ class Findings:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     memory: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds since the start, and bytes that the server holds besides mapped files."""
+    """Seconds since the start, and bytes that the server has taken; see :func:`memory_bytes`."""
+    resident: list[tuple[float, int]] = field(default_factory=list)
+    """The same for the part that it has touched."""
     most: collections.Counter[str] = field(default_factory=collections.Counter)
     """The highest value of each of the engines' figures."""
 
@@ -241,6 +244,7 @@ def summary(findings: Findings, memory: Memory | None) -> str:
             f"slope {memory.slope_bytes_per_hour / MIB:+.1f} MiB per hour"
         )
         lines.append(f"its course in MiB: {course(findings.memory)}")
+        lines.append(f"resident of it:    {course(findings.resident)}")
     lines += [f"error, {count} times: {text}" for text, count in findings.errors.most_common(SHOWN_ERRORS)]
     return "\n".join(lines)
 
@@ -352,7 +356,9 @@ class Soak:
                 # Without one of the models it is small for a while, which says nothing.
                 if self._process_id is not None and len(resident) == len(self._models):
                     at_s = time.monotonic() - self._start_s
-                    self.findings.memory.append((at_s, resident_bytes(self._process_id)))
+                    taken, touched = memory_bytes(self._process_id)
+                    self.findings.memory.append((at_s, taken))
+                    self.findings.resident.append((at_s, touched))
             await asyncio.sleep(SAMPLE_S)
 
     async def _resident(self) -> list[dict[str, Any]]:
@@ -406,11 +412,15 @@ def says_something(line: str) -> bool:
     return False
 
 
-def resident_bytes(process_id: int) -> int:
-    """Memory of a process, the pages of mapped files not counted."""
+def memory_bytes(process_id: int) -> tuple[int, int]:
+    """Memory that a process has taken from the system for itself, and the part of it that it has touched.
+
+    The first says whether something leaks. The second also grows where nothing does: the buffers for the
+    largest batch are touched bit by bit, over hours, and anew after each load.
+    """
     status = Path(f"/proc/{process_id}/status").read_text()
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
+    taken, touched = (re.search(rf"{name}:\s+(\d+) kB", status) for name in ("VmData", "RssAnon"))
+    return int(taken[1]) * 1024 if taken else 0, int(touched[1]) * 1024 if touched else 0
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import mmap
+import os
 import random
 import sys
 from types import ModuleType
@@ -194,3 +196,13 @@ def test_the_first_token_is_not_the_first_chunk(line: str, said: bool) -> None:
 )
 def test_faults_in_the_log(line: str, fault: bool) -> None:
     assert soak.is_fault(line) == fault
+
+
+def test_memory_that_was_taken_counts_before_it_is_touched() -> None:
+    before = soak.memory_bytes(os.getpid())
+    with mmap.mmap(-1, 64 * soak.MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
+        taken, touched = soak.memory_bytes(os.getpid())
+        assert taken - before[0] >= 64 * soak.MIB
+        assert touched - before[1] < 16 * soak.MIB
+        pages.write(bytes(64 * soak.MIB))
+        assert soak.memory_bytes(os.getpid())[1] - before[1] >= 64 * soak.MIB

@@ -20,7 +20,7 @@ import numpy as np
 from llama_cpp._ggml import libggml
 
 from server.domain.errors import EngineFailed, ModelLoadFailed
-from server.engine.ownmemory import own_memory
+from server.engine.ownmemory import keep_large_blocks_apart, own_memory
 
 logger = logging.getLogger("llama.cpp")
 
@@ -98,6 +98,7 @@ class Library:
 
     def __init__(self) -> None:
         self._complaints: dict[int, deque[str]] = {}
+        keep_large_blocks_apart()
         self._divert_log()
         native.llama_backend_init()
 

@@ -1,9 +1,13 @@
 """Memory that comes back to the system."""
 
+import platform
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from server.engine.ownmemory import own_memory
 
@@ -39,3 +43,31 @@ def test_what_came_and_went_leaves_nothing_behind() -> None:
     thread.start()
     thread.join()
     assert private_bytes() - before < 8 * MIB
+
+
+BLOCK_FREED_AND_SMALLER_ONE_TAKEN = """
+import ctypes
+from server.engine.ownmemory import keep_large_blocks_apart
+
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena n1 n2 n3 mapped n5 n6 n7 n8 n9".split()]
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.mallinfo2.restype = Mallinfo2
+{setting}
+libc.free(libc.malloc(24 << 20))
+before = libc.mallinfo2().mapped
+block = libc.malloc(8 << 20)
+print((libc.mallinfo2().mapped - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a habit of glibc's malloc")
+@pytest.mark.parametrize(("setting", "mapped_mib"), [("", 0), ("keep_large_blocks_apart()", 8)])
+def test_a_large_block_never_comes_out_of_an_arena(setting: str, mapped_mib: int) -> None:
+    """Without the setting it does, once a larger one was freed."""
+    code = BLOCK_FREED_AND_SMALLER_ONE_TAKEN.format(setting=setting)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == mapped_mib
