@@ -1,110 +1,91 @@
 """Download the two real models from Hugging Face into models/ (about 5.8 GB).
 
-A file that is there already is left alone. A connection that breaks is taken up again where it stopped, a few
-times; after that, or stopped by hand, the file starts from its beginning at the next run. HF_ENDPOINT names a
-mirror, HF_TOKEN an account.
+Which files these are stands in models/catalogue.toml. A file that is there already is left alone. A download
+that broke off, or was stopped by hand, goes on where it stopped at the next run; a file gets its name only
+when it is whole and its sha256 is right. HF_ENDPOINT names a mirror, HF_TOKEN an account.
 """
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from server.catalogue.hub import Source, fetch, find_file, verify
+from server.catalogue.known import Known, known_models
+from server.domain.errors import ServiceError
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
+STEP = 0.05
+"""The part of a file after which its download is told of again."""
 
 
-@dataclass(frozen=True)
-class Download:
-    """One file of one repository, and the name it gets here."""
-
-    role: str
-    repository: str
-    filename: str
-    saved_as: str
-    size_bytes: int
-
-    def size(self) -> str:
-        """The size for people."""
-        return f"{self.size_bytes / 1e9:.1f} GB"
+def target_of(item: Known, folder: Path) -> Path:
+    """The file that it becomes here."""
+    return folder / (item.saved_as or f"{item.model_name.file_stem}.gguf")
 
 
-DOWNLOADS = (
-    Download(
-        "generator",
-        "Qwen/Qwen2.5-Coder-7B-Instruct-GGUF",
-        "qwen2.5-coder-7b-instruct-q4_k_m.gguf",
-        "qwen2.5-coder-7b-instruct-q4_k_m.gguf",
-        4_683_073_536,
-    ),
-    Download(
-        "helper",
-        "unsloth/Qwen3-1.7B-GGUF",
-        "Qwen3-1.7B-Q4_K_M.gguf",
-        "qwen3-1.7b-q4_k_m.gguf",
-        1_107_409_472,
-    ),
-)
+def size_of(item: Known) -> str:
+    """The size for people."""
+    return f"about {item.size_bytes / 1e9:.1f} GB" if item.size_bytes else "of a size that the hub knows"
 
 
-def show(folder: Path) -> None:
+def show(items: list[Known], folder: Path) -> None:
     """Print what would be downloaded, and what is there."""
-    for item in DOWNLOADS:
-        state = "present" if (folder / item.saved_as).is_file() else "missing"
-        print(f"{item.role:<10} {state:<8} about {item.size()}  {folder / item.saved_as}")
-        print(f"{'':<10} from {item.repository}, file {item.filename}")
+    for item in items:
+        target = target_of(item, folder)
+        state = "present" if target.is_file() else "missing"
+        print(f"{item.role:<10} {state:<8} {size_of(item)}  {target}")
+        print(f"{'':<10} from {item.repository}, file {item.file}")
 
 
-def fetch(item: Download, folder: Path) -> None:
-    """Download one file under its own name; it gets its final name only when it is complete."""
-    target = folder / item.saved_as
+def download(item: Known, folder: Path) -> None:
+    """Download one file, unless it is there."""
+    target = target_of(item, folder)
     if target.is_file():
         print(f"{item.role}: {target} is there already")
         return
-    print(f"{item.role}: {item.filename} from {item.repository} (about {item.size()})", flush=True)
-    path = hf_hub_download(item.repository, item.filename, local_dir=folder)
-    Path(path).replace(target)
+    print(f"{item.role}: {item.file} from {item.repository} ({size_of(item)})", flush=True)
+    file = find_file(Source(item.repository, item.file, item.quant, item.sha256))
+    fetch(file, target, teller(file.size_bytes))
+    verify(file, target, lambda done_bytes: None)
     print(f"{item.role}: {target} is there now")
 
 
-def reason(error: Exception) -> str:
-    """What went wrong and what to do, in place of a traceback."""
-    if isinstance(error, LocalEntryNotFoundError):  # also an EntryNotFoundError, but it means: no connection
-        return (
-            f"the hub cannot be reached ({error.__cause__ or error}).\n"
-            "Check the network, HTTPS_PROXY and HF_HUB_OFFLINE, or name a mirror with HF_ENDPOINT;\n"
-            "or bring the files that --list shows from another machine and put them there by hand."
-        )
-    if isinstance(error, RepositoryNotFoundError | EntryNotFoundError):
-        return f"the hub does not have that file, or not for this HF_TOKEN: {error}"
-    if isinstance(error, OSError):  # a full disk, a folder that cannot be written
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+def teller(size_bytes: int) -> Callable[[int], None]:
+    """What prints a line for every twentieth of a download."""
+    told = -1.0
+
+    def tell(here_bytes: int) -> None:
+        nonlocal told
+        part = here_bytes / max(size_bytes, 1)
+        if part - told >= STEP or part == 1:
+            told = part
+            print(f"  {here_bytes / 1e9:.2f} of {size_bytes / 1e9:.2f} GB", flush=True)
+
+    return tell
 
 
 def main() -> int:
     """Download what is missing."""
+    items = [item for item in known_models() if item.role]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", nargs="?", choices=[item.role for item in DOWNLOADS], help="only this one")
+    parser.add_argument("role", nargs="?", choices=[item.role for item in items], help="only this one")
     parser.add_argument("--dir", type=Path, default=MODELS, help="where the files land (default: models/)")
     parser.add_argument("--list", action="store_true", help="show what is wanted and what is there, and stop")
     options = parser.parse_args()
     if options.list:
-        show(options.dir)
+        show(items, options.dir)
         return 0
-    for item in DOWNLOADS:
+    for item in items:
         if options.role not in (None, item.role):
             continue
         try:
-            options.dir.mkdir(parents=True, exist_ok=True)
-            fetch(item, options.dir)
+            download(item, options.dir)
         except KeyboardInterrupt:
             print("\nStopped.", file=sys.stderr)
             return 130
-        except Exception as error:  # noqa: BLE001  # the hub client's HTTP library has exceptions of its own
-            print(f"{item.role}: {item.filename} was not downloaded: {reason(error)}", file=sys.stderr)
+        except (ServiceError, OSError) as error:
+            print(f"{item.role}: {item.file} was not downloaded: {error}", file=sys.stderr)
             return 1
     return 0
 

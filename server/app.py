@@ -25,7 +25,8 @@ from server.config import Settings
 from server.domain.errors import QueueFull, ServiceError
 from server.engine.library import Library
 from server.gpu.nvml import open_nvml
-from server.service.fleet import DiskCache, Fleet
+from server.service.fleet import Fleet
+from server.service.loading import DiskCache
 from server.service.placement import MIB
 from server.service.service import Service
 
@@ -62,7 +63,6 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(
         Guard,
         origins=settings.origins,
@@ -95,10 +95,6 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.headers:
         answer.headers.update(error.headers)
     return answer
-
-
-def _on_bug(request: Request, _error: Exception) -> Response:
-    return refusal(request.scope, 500, "internal error; the server's log has the details")
 
 
 def refusal(scope: Scope, status: int, text: str, cause: ServiceError | None = None) -> Response:

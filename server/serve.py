@@ -43,7 +43,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, server_header=False
     )
-    server = _Server(config, service.fleet.close)
+    server = _Server(config, service.close)
     startup.give_up = server.stop
     server.run(sockets=sockets)
     if startup.failure is not None:
@@ -93,15 +93,15 @@ def _in_words(error: OSError) -> str:
 def greeting(service: Service, sockets: Sequence[socket.socket]) -> str:
     """What a person wants to know when the service is ready."""
     urls = [_url(listener) for listener in sockets]
-    loaded = {resident.installed.entry.role: resident for resident in service.fleet.residents()}
+    loaded = {resident.installed.entry.weights: resident for resident in service.fleet.residents()}
     lines = [f"llm-optimizer {__version__} is ready", *(f"  listening  {url}" for url in urls)]
-    for entry in service.catalogue.entries:
-        resident = loaded.get(entry.role)
+    for entry in service.catalogue.configured:
+        resident = loaded.get(entry.weights)
         state = "NOT LOADED, see the log above" if entry.settings.preload else "loaded by its first request"
         if resident is not None:
             state = f"context {resident.state.context_tokens} tokens, {resident.state.slots} slots"
-        lines.append(f"  {entry.role.value:<9}  {entry.name.display} on {entry.settings.device}, {state}")
-    name = service.catalogue.entries[0].name.display
+        lines.append(f"  {entry.section:<9}  {entry.name.display} on {entry.settings.device}, {state}")
+    name = service.catalogue.configured[0].name.display
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     return "\n".join((*lines, "Try it:", f"  curl {urls[0]}/api/chat -d '{body}'"))
 
@@ -126,10 +126,10 @@ class _Startup:
         loading = asyncio.create_task(self._load_all())
         yield
         loading.cancel()
-        await self._service.fleet.close()
+        await self._service.close()
 
     async def _load_all(self) -> None:
-        wanted = [entry for entry in self._service.catalogue.entries if entry.settings.preload]
+        wanted = [entry for entry in self._service.catalogue.configured if entry.settings.preload]
         reasons = await asyncio.gather(*(self._load(entry) for entry in wanted))
         faults = [reason for reason in reasons if reason is not None]
         if faults and len(faults) == len(reasons):
@@ -145,7 +145,7 @@ class _Startup:
         try:
             await self._service.fleet.load(entry)
         except ServiceError as error:
-            return f"{entry.role.value} {entry.name.display}: {error}"
+            return f"{entry.section} {entry.name.display}: {error}"
         return None
 
 

@@ -16,16 +16,21 @@ PROJECT = Path(__file__).resolve().parents[1]
 START_S = 120
 
 
-def embedded_config(model: Path, *, helper: Path | None = None, **tables: dict[str, Any]) -> str:
-    """TOML for the embedded model in both roles, with more keys for ``generator``, ``helper``, ``router``."""
+def embedded_config(
+    model: Path, *, helper: Path | dict[str, Any] | None = None, **tables: dict[str, Any]
+) -> str:
+    """TOML for the embedded model in both roles, with more keys for ``generator``, ``helper``, ``router``;
+    ``helper`` may be just its file."""
+    own = helper if isinstance(helper, dict) else {"path": str(helper or model)}
     defaults: dict[str, dict[str, Any]] = {
         "generator": {"name": "smollm2:135m", "path": str(model), "device": "cpu", "context": 8192},
         "helper": {
             "name": "smollm2:135m-helper",
-            "path": str(helper or model),
+            "path": str(model),
             "device": "cpu",
             "context": 8192,
             "slots": 4,
+            **own,
         },
         "router": {"helper_timeout_s": 600.0},
     }
@@ -34,6 +39,18 @@ def embedded_config(model: Path, *, helper: Path | None = None, **tables: dict[s
         lines.append(f"[{table}]")
         lines += [f"{key} = {_toml(value)}" for key, value in {**keys, **tables.get(table, {})}.items()]
     return "\n".join(lines) + "\n"
+
+
+def _own_models_dir(config: Path) -> dict[str, str]:
+    """Models that a developer keeps in the repository are none of a test's, unless it says so."""
+    if "models_dir" in config.read_text():
+        return {}
+    return {"LLM_OPTIMIZER_MODELS_DIR": str(config.absolute().parent / "models")}
+
+
+def _without_ollamas() -> dict[str, str]:
+    """What a developer has set for Ollama is meant for no test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA_")}
 
 
 def _toml(value: Any) -> str:
@@ -51,6 +68,7 @@ class RunningServer:
         environment: dict[str, str] | None = None,
     ) -> None:
         flags = [] if port is None else ["--port", str(port)]
+        folder = config.absolute().parent
         command = [sys.executable, "-m", "server", "serve", "--config", str(config), *flags, *arguments]
         self._process = subprocess.Popen(
             command,
@@ -60,8 +78,9 @@ class RunningServer:
             text=True,
             env={
                 # Nothing of a test may stay in the user's folders.
-                "LLM_OPTIMIZER_CACHE_DIR": str(config.absolute().parent / "cache"),
-                **(os.environ if environment is None else environment),
+                "LLM_OPTIMIZER_CACHE_DIR": str(folder / "cache"),
+                **_own_models_dir(config),
+                **(_without_ollamas() if environment is None else environment),
                 "PYTHONUNBUFFERED": "1",
             },
         )

@@ -58,4 +58,6 @@ def planned_headers(opening: Opening | None) -> dict[str, str]:
     }
     if opening.dropped_messages:
         told["X-LLM-Optimizer-Dropped-Messages"] = str(opening.dropped_messages)
+    if opening.queue_position:
+        told["X-LLM-Optimizer-Queue-Position"] = str(opening.queue_position)
     return told

@@ -8,9 +8,8 @@ import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -114,7 +113,15 @@ class Guard:
             marks |= {"access-control-allow-origin": origin, "vary": "Origin"}
             marks |= {"access-control-expose-headers": "*"}
         answer = refused or self._preflight(scope)
-        await (answer or self._app)(scope, receive, partial(_marked, send, marks))
+        marking = _Marking(send, marks)
+        try:
+            await (answer or self._app)(scope, receive, marking)
+        except Exception:
+            # Starlette's own answer to a bug would lack the marks; it still logs what is raised here.
+            if not marking.started:
+                trouble = self._refusal(scope, 500, "internal error; the server's log has the details")
+                await trouble(scope, receive, marking)
+            raise
 
     def _refused(self, scope: Scope, host: str, origin: str) -> Response | None:
         if self._check_host and not host_allowed(host, self._own_name):
@@ -141,9 +148,18 @@ def _same_host(origin: str, host: str) -> bool:
     return origin.partition("://")[2].casefold() == host.casefold()
 
 
-async def _marked(send: Send, marks: dict[str, str], message: Message) -> None:
-    if message["type"] == "http.response.start":
-        headers = MutableHeaders(raw=message.setdefault("headers", []))
-        for name, value in marks.items():
-            headers[name] = value
-    await send(message)
+class _Marking:
+    """Sends a response with more headers. ``started`` says whether any of it has gone out."""
+
+    def __init__(self, send: Send, marks: Mapping[str, str]) -> None:
+        self._send = send
+        self._marks = marks
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(raw=message.setdefault("headers", []))
+            for name, value in self._marks.items():
+                headers[name] = value
+        await self._send(message)

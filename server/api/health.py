@@ -11,7 +11,7 @@ from server.service.fleet import Fleet, Resident
 def _model(resident: Resident) -> dict[str, Any]:
     return {
         "name": resident.installed.entry.name.display,
-        "role": resident.installed.entry.role.value,
+        "role": resident.installed.entry.role,
         "device": resident.installed.entry.settings.device,
         **asdict(resident.state),
         "cache": asdict(resident.tiers),

@@ -14,9 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.packed import unpacked
 from server.domain.errors import (
     InvalidRequest,
     ModelNotFound,
+    NotSupported,
     QueueFull,
     RequestCancelled,
     ServiceError,
@@ -30,7 +32,7 @@ T = TypeVar("T")
 HEARTBEAT_S = 10.0
 """Clients and proxies give a silent connection up after 30 s and more."""
 
-PATIENCE_S = 3.0
+PATIENCE_S = 0.8
 """So long a stream waits for its reply before it begins without it."""
 
 DEEPEST_JSON = 200
@@ -43,6 +45,7 @@ STATUSES: Mapping[type[ServiceError], int] = {
     ModelNotFound: 404,
     QueueFull: 503,
     RequestCancelled: 499,
+    NotSupported: 501,
 }
 
 
@@ -58,14 +61,11 @@ async def read_json(request: Request) -> dict[str, Any]:
         InvalidRequest: with what is wrong.
         RequestCancelled: the client hung up before its end.
     """
-    packed = request.headers.get("content-encoding", "identity")
-    if packed not in ("", "identity"):
-        raise InvalidRequest(f"Content-Encoding: {packed} is not supported; send the body as it is")
     try:
         body = await request.body()
     except ClientDisconnect as error:
         raise RequestCancelled from error
-    return parsed_json(body)
+    return parsed_json(unpacked(body, request.headers.get("content-encoding", "")))
 
 
 def parsed_json(body: bytes) -> dict[str, Any]:

@@ -65,7 +65,11 @@ def read_options(given: Mapping[str, Any], defaults: Sampling = OLLAMA_DEFAULTS)
     known = {*FLOATS, *INTEGERS, "stop"}
     return RunOptions(
         sampling=sampling,
-        named=frozenset(name for name in (*FLOATS, *SAMPLING_INTEGERS) if name in options),
+        named=frozenset(
+            "max_tokens" if name == "num_predict" else name
+            for name in (*FLOATS, *SAMPLING_INTEGERS, "num_predict")
+            if name in options
+        ),
         max_tokens=_limit(numbers.get("num_predict")),
         stop=_stop(options["stop"]) if "stop" in options else None,
         context_tokens=numbers.get("num_ctx"),

@@ -167,6 +167,20 @@ class CallScanner:
         return self.verdict
 
     @property
+    def is_unmistakable(self) -> bool:
+        """Whether nothing but a call begins like this: with a tag, or with the name of a tool."""
+        return self.raw.lstrip().startswith(TAGS) or bool(self._body and self._body.names_a_tool(self.raw))
+
+    @property
+    def head_end(self) -> int:
+        """Where the arguments of a single call begin whose name stands in front of them; 0 for another form.
+
+        No other call begins before that.
+        """
+        begun = self._live_head()
+        return begun.end() if begun else 0
+
+    @property
     def went_live(self) -> bool:
         """Whether pieces of a call have been handed on."""
         return self._live is not None
@@ -196,14 +210,18 @@ class CallScanner:
     def _go_live(self) -> None:
         """Hand on what is certain of a single call whose name stands in front of its arguments."""
         if self._live is None:
-            begun = _LIVE.match(self.raw, self._body.start) if isinstance(self._body, _JsonBody) else None
-            if begun is None or begun[1] not in self._tools:
+            begun = self._live_head()
+            if begun is None:
                 return
             self._live = LiveCall(begun[1], self._tools[begun[1]], begun.end(), _new_id())
             self._parts.append(CallPart(self._index, "", self._live.id, self._live.name))
         text = self._live.feed(self.raw)
         if text:
             self._parts.append(CallPart(self._index, text))
+
+    def _live_head(self) -> re.Match[str] | None:
+        begun = _LIVE.match(self.raw, self._body.start) if isinstance(self._body, _JsonBody) else None
+        return begun if begun and begun[1] in self._tools else None
 
     def _end_parts(self) -> None:
         calls = list(enumerate(self.calls, self._index))
@@ -263,6 +281,10 @@ class _JsonBody:
             if not self._open:
                 return _Written(raw[self.start : self._place], self._place)
         return self._without_its_end(raw, last=last)
+
+    def names_a_tool(self, raw: str) -> bool:
+        """Whether the name has come, which is then one of a tool."""
+        return self._promising and bool(_NAME.match(raw, self.start))
 
     def read(self, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
         """Names and arguments of the calls. Raises _NoCallError."""
@@ -360,6 +382,10 @@ class _XmlBody:
             return None
         end = max(found.end(group) for group in (1, 2))
         return _Written(raw[self.start : end], end)
+
+    def names_a_tool(self, raw: str) -> bool:
+        """Whether the name has come, which is then one of a tool."""
+        return bool(_XML_NAME.match(raw, self.start))
 
     def read(self, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
         """Name and arguments; each argument is the text that it is."""

@@ -33,8 +33,9 @@ class AnswerParser:
     """Feeds on text in pieces of any size; holds back only what may still become a tag.
 
     What looks like a tool call and is none of the tools' is handed on as the text that it is, even where
-    pieces of it went out as a call already. Blanks
-    around thinking and behind a tool call are dropped; those in front of one wait for more text.
+    pieces of it went out as a call already. Only a call that the length limit has cut off is dropped: half
+    a call is neither a call nor anything to read. Blanks around thinking and behind a tool call are dropped;
+    those in front of one wait for more text.
     """
 
     def __init__(self, expected: Expected) -> None:
@@ -61,14 +62,14 @@ class AnswerParser:
             if before == (self._state, len(self._held)):
                 return tuple(deltas)
 
-    def finish(self) -> tuple[AnswerDelta, ...]:
-        """What was held back, now that nothing more comes."""
+    def finish(self, *, cut: bool = False) -> tuple[AnswerDelta, ...]:
+        """What was held back, now that nothing more comes; ``cut`` says that more was to come."""
         rest, self._held = self._held, ""
         if self._state is _State.THINKING:
             rest = rest.rstrip()
             return (AnswerDelta(thinking=rest),) if rest else ()
         if self._state is _State.CALL:
-            return self._last_call()
+            return self._last_call(cut=cut)
         if self._state is _State.AFTER_TAG or (self._state is _State.AFTER_CALL and self._may_close(rest)):
             return ()
         rest = self._blanks + rest
@@ -158,16 +159,20 @@ class AnswerParser:
         if verdict is Verdict.TEXT:
             # What opened it is text; behind that, another one may begin.
             self._calls += scanner.went_live
-            text, self._held = self._opened, scanner.raw[len(self._opened) :]
+            end = max(len(self._opened), scanner.head_end)
+            text, self._held = scanner.raw[:end], scanner.raw[end:]
             self._at_line_start, self._state = False, _State.TEXT
             return self._without_last_blanks(text)
         parts = scanner.take_parts()
         return AnswerDelta(call_parts=parts) if parts else None
 
-    def _last_call(self) -> tuple[AnswerDelta, ...]:
+    def _last_call(self, *, cut: bool) -> tuple[AnswerDelta, ...]:
         """The text has ended inside of what may be a call."""
-        delta = self._judged(self._scanner.finish())
-        rest = (*self.feed(""), *self.finish())
+        verdict = self._scanner.finish()
+        if cut and verdict is Verdict.TEXT and self._scanner.is_unmistakable:
+            return ()
+        delta = self._judged(verdict)
+        rest = (*self.feed(""), *self.finish(cut=cut))
         return (delta, *rest) if delta else rest
 
     def _skip_closings(self) -> None:

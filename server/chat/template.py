@@ -61,8 +61,8 @@ class ChatTemplate:
     ) -> str:
         """The prompt for ``messages``, ending where the assistant is to speak.
 
-        ``think`` True, False or a level sets the template's own switch; None leaves it alone. A template
-        that insists on roles that alternate gets neighbours of one role as one message.
+        ``think`` True, False or a level sets the template's own switch; None lets a model think that can. A
+        template that insists on roles that alternate gets neighbours of one role as one message.
 
         Raises:
             InvalidRequest: the template refuses these messages.
@@ -78,7 +78,9 @@ class ChatTemplate:
     def _rendered(
         self, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
     ) -> str:
-        switches: dict[str, Any] = {} if think is None else {"enable_thinking": think is not False}
+        wanted = self.supports_thinking if think is None else think is not False
+        # Two names are in use: Qwen's and DeepSeek's.
+        switches: dict[str, Any] = {"enable_thinking": wanted, "thinking": wanted}
         if isinstance(think, str):
             switches["reasoning_effort"] = think
         try:

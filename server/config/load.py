@@ -8,19 +8,21 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from server.config.errors import ConfigError
+from server.config.ollama import from_ollama
 from server.config.options import OPTIONS
 from server.config.settings import ModelSettings, Settings
 from server.config.sources import Given, Layer, Origin, from_defaults, from_environment, from_file, from_flags
 
 
 def load_settings(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
-    """The settings of defaults, file, environment and flags; the later ones win.
+    """The settings of defaults, Ollama's variables, file, environment and flags; the later ones win.
 
     ``flags`` is nested like the tree; a value may be a ``FlagValue``, and None is not given.
     Every path in the result is absolute. Raises ConfigError.
     """
     layers = (
         from_defaults(),
+        from_ollama(environ),
         from_file(file) if file else Layer(),
         from_environment(environ),
         from_flags(flags),

@@ -15,7 +15,6 @@ from server.config.settings import Settings
 ENV_PREFIX = "LLM_OPTIMIZER_"
 _SHORT_ENV_NAMES = MappingProxyType(
     {
-        "origins": "OLLAMA_ORIGINS",
         "router.strategy_a_max": "STRATEGY_A_MAX",
         "router.strategy_b_max": "STRATEGY_B_MAX",
         "router.max_ctx_size": "MAX_CTX_SIZE",

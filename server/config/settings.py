@@ -307,7 +307,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     )
     models_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
         default=None,
-        description="Folder of the GGUF files; empty is the folder models beside the package. "
+        description="Folder of the GGUF files, in which pulled and created models land too; any other GGUF "
+        "in it is served under the name of its file. Empty is the folder models beside the package. "
         "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
     )
     cache_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
@@ -323,6 +324,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         le=1_073_741_824,
         description="Largest size of cache_dir in MiB; the least recently used prompts go first, and 0 keeps "
         "nothing on disk.",
+    )
+    keep_alive: Annotated[str, BeforeValidator(_check_keep_alive)] = Field(
+        default="5m",
+        description="How long a model beside the two stays loaded after its last request; written as "
+        "generator.keep_alive is.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important messages that are still logged."

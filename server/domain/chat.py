@@ -61,7 +61,8 @@ class RunOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     named: frozenset[str] = frozenset()
-    """Fields of ``sampling`` that the request itself gives: a model's own parameters replace the others."""
+    """Fields of ``sampling`` that the request itself gives, and ``max_tokens`` where it does: a model's own
+    parameters stand in for the others."""
     max_tokens: int | None = None
     stop: tuple[str, ...] | None = None
     context_tokens: int | None = None
@@ -92,7 +93,10 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """A single prompt: templated unless ``raw``; with ``suffix`` the model fills the middle."""
+    """A single prompt: templated unless ``raw``; with ``suffix`` the model fills the middle.
+
+    ``examples`` are messages that stand before the prompt where it is templated.
+    """
 
     model: str
     prompt: str
@@ -101,6 +105,7 @@ class CompletionRequest:
     raw: bool = False
     context: tuple[int, ...] = ()
     images: tuple[str, ...] = ()
+    examples: tuple[Message, ...] = ()
     options: RunOptions = field(default_factory=RunOptions)
     stream: bool = True
     route: str = "/api/generate"

@@ -3,7 +3,9 @@
     ServiceError
     ├── InvalidRequest        the request asks for something that cannot be done
     │   └── PromptTooLong     it does not fit the context window, shortened or not
-    ├── ModelNotFound         no model of that name is configured
+    │       └── TextTooLong   the same of a text that is to become a vector
+    ├── NotSupported          the interface has it, and this service does not
+    ├── ModelNotFound         no model of that name is here
     ├── ModelLoadFailed       the model is known but cannot be loaded: the reason is in the text
     ├── QueueFull             too many requests wait for that model
     ├── EngineFailed          the model's engine broke while it worked
@@ -32,11 +34,26 @@ class PromptTooLong(InvalidRequest):
         self.context_tokens = context_tokens
 
 
-class ModelNotFound(ServiceError):
-    """No configured model answers to the name. ``name`` is as the client wrote it."""
+class TextTooLong(PromptTooLong):
+    """A text to be embedded is longer than its model reads."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"model '{name}' not found")
+    def __init__(self, text_tokens: int, longest_tokens: int) -> None:
+        super().__init__(text_tokens, longest_tokens)
+        self.args = (
+            f"the input length exceeds the context length: {text_tokens} tokens, and {longest_tokens} fit",
+        )
+
+
+class NotSupported(ServiceError):
+    """A part of the interface that this service leaves out; the text says so, and what to do instead."""
+
+
+class ModelNotFound(ServiceError):
+    """No model answers to the name. ``name`` is as the client wrote it; ``text`` is for routes that have
+    words of their own."""
+
+    def __init__(self, name: str, text: str | None = None) -> None:
+        super().__init__(text or f"model '{name}' not found")
         self.name = name
 
 

@@ -48,6 +48,8 @@ class Generation:
     """GBNF text with the rule ``root``, or None."""
     grammar_after: str | None = None
     """The grammar holds only behind the first occurrence of this text; None: from the start."""
+    grammar_unless: str | None = None
+    """Where an answer does not begin with this text, ``grammar_after`` is not waited for; None: it is."""
     lasting_tokens: int = 0
     """So many tokens at the start also begin other conversations (system prompt, tools): they are kept
     in the cache before all else, and on disk."""

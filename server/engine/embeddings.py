@@ -18,7 +18,8 @@ from server.domain.errors import (
     RequestCancelled,
     ServiceError,
 )
-from server.engine.engine import EngineSpec, usable_cores
+from server.engine.engine import CacheTiers, EngineSpec, EngineState, usable_cores
+from server.engine.figures import Figures
 from server.engine.gguf import GgufHeader, read_header
 from server.engine.library import ContextShape, DecodeResult, EmbeddingContext, Library, Model, Vector
 
@@ -65,6 +66,7 @@ class Embedder:
         self._lock = threading.Lock()
         self._outstanding = 0
         self._fault: str | None = None
+        self._figures = Figures()
         self._closing = False
         self._opened: Future[_Opened] = Future()
         self._thread = threading.Thread(target=self._live, name=f"embedder {spec.path.name}", daemon=True)
@@ -95,6 +97,23 @@ class Embedder:
     def longest_tokens(self) -> int:
         """The longest text that can be embedded."""
         return self._opened.result().longest_tokens
+
+    @property
+    def state(self) -> EngineState:
+        """How busy it is: calls are answered one after another. Its fault if it has broken down."""
+        running = min(self._outstanding, 1)
+        queued = max(self._outstanding - 1, 0)
+        return EngineState(1, running, queued, self.longest_tokens, 0, 0, 0, self._fault)
+
+    @property
+    def figures(self) -> Figures:
+        """Totals since the model was loaded: calls, and the tokens of their texts."""
+        return self._figures
+
+    @property
+    def tiers(self) -> CacheTiers:
+        """Nothing: texts are not kept."""
+        return CacheTiers(0, 0, 0, 0)
 
     def embed(self, texts: Texts) -> "Future[list[Vector]]":
         """Queue ``texts``; the future has a vector of length 1 for each of them, in their order.
@@ -172,7 +191,7 @@ class Embedder:
         _refuse_without_pooling(header)
         model = self._library.load_model(self.spec.path, self.spec.device, self.spec.gpu_layers)
         longest_tokens = min(self.spec.context_tokens, model.trained_context_tokens)
-        shape = _shape(self.spec, longest_tokens, in_one_piece=_reads_in_one_piece(header))
+        shape = _shape(self.spec, longest_tokens, in_one_piece=reads_in_one_piece(header))
         try:
             context = EmbeddingContext(model, shape)
         except ServiceError:
@@ -191,6 +210,8 @@ class Embedder:
     def _answer(self, opened: _Opened, job: _Job) -> None:
         vectors: list[Vector] = []
         lengths = [len(text) for text in job.texts]
+        self._figures.requests += 1
+        self._figures.prompt_tokens += sum(lengths)
         try:
             for pack in packs(lengths, opened.shape.batch_tokens, opened.shape.sequences):
                 if job.vectors.cancelled():
@@ -262,10 +283,14 @@ def _refuse_without_pooling(header: GgufHeader) -> None:
         )
 
 
-def _reads_in_one_piece(header: GgufHeader) -> bool:
+def is_causal(header: GgufHeader) -> bool:
+    """Whether a token sees only those before it."""
+    return bool(header.metadata.get(f"{header.architecture}.attention.causal", True))
+
+
+def reads_in_one_piece(header: GgufHeader) -> bool:
     """Whether all tokens of a text must be in one batch: they see each other, or all of them are pooled."""
-    causal = header.metadata.get(f"{header.architecture}.attention.causal", True)
-    return header.pooling_type != _LAST or not causal
+    return header.pooling_type != _LAST or not is_causal(header)
 
 
 def _shape(spec: EngineSpec, longest_tokens: int, *, in_one_piece: bool) -> ContextShape:

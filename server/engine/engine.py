@@ -198,6 +198,7 @@ class Engine:
         with self._lock:
             self.refuse_when_full()
             self._outstanding += 1
+            job.position = max(self._outstanding - self.spec.slots, 0)
             self._mail.put(_Add(job))
         return job
 

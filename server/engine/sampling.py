@@ -64,6 +64,7 @@ class Sampler:
         self._grammar = None if gbnf is None else compile_grammar(model, gbnf)
         self._candidates = None if gbnf is None else CandidateTable(model.vocabulary_size)
         self._awaited = (generation.grammar_after or "").encode()
+        self._beginning = (generation.grammar_unless or "").encode()
         self._seen = b""
         self._model = model
         self._alternatives = generation.alternatives
@@ -82,7 +83,10 @@ class Sampler:
         if self._candidates is None:
             return row.sample(self._chain)
         if self._awaited:
-            return self._watch(row.sample(self._chain))
+            token = row.sample(self._chain)
+            if self._goes_on_freely(self._model.piece(token)):
+                return token
+            self._awaited = b""
         return self._pick_within_grammar(self._candidates, row.logits())
 
     def score(self, row: Row, token: int) -> TokenScore | None:
@@ -98,15 +102,22 @@ class Sampler:
                 native.llama_sampler_free(sampler)
         self._chain = self._grammar = None
 
-    def _watch(self, token: int) -> int:
-        """Let the grammar hold from the next token on once the awaited text is complete.
+    def _goes_on_freely(self, piece: bytes) -> bool:
+        """Whether a token may be as it is; the grammar holds from the next one on once the awaited text is
+        complete, and from this one on where the answer begins with anything but what it should.
 
         llama.cpp's own lazy grammars end the process when a token runs over the border.
         """
-        self._seen = self._seen[-len(self._awaited) :] + self._model.piece(token)
+        if self._beginning:
+            begun = (self._seen + piece).lstrip()
+            if not piece or not (begun.startswith(self._beginning) or self._beginning.startswith(begun)):
+                return False
+            if begun.startswith(self._beginning):
+                self._beginning = b""
+        self._seen = self._seen[-len(self._awaited) :] + piece
         if self._awaited in self._seen:
             self._awaited = b""
-        return token
+        return True
 
     def _pick_within_grammar(self, candidates: CandidateTable, logits: Logits) -> int | None:
         """Pick freely and ask the grammar about that one token; only if it refuses, ask about all."""

@@ -1,4 +1,4 @@
-"""Which models are loaded where: loading, keeping alive, growing, unloading."""
+"""Which models are loaded where: loading, keeping alive, making room, growing, unloading."""
 
 import asyncio
 import contextlib
@@ -6,64 +6,45 @@ import datetime
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from server.catalogue import Catalogue, Entry, Installed, Role
-from server.chat.template import ChatTemplate
-from server.domain.errors import ModelLoadFailed, RequestCancelled, ServiceError
-from server.engine.engine import CacheTiers, Engine, EngineSpec, EngineState
+from server.catalogue import Catalogue, Entry, Installed
+from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, RequestCancelled, ServiceError
+from server.engine.engine import CacheTiers, EngineState
 from server.engine.figures import Figures
 from server.engine.library import Library
 from server.gpu.nvml import GpuReading, Nvml
-from server.service.placement import MIB, Placement, Placements
+from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
+from server.service.placement import NoRoom, Placement, Placements
+from server.service.room import Idle, who_must_go
 
 logger = logging.getLogger("llm-optimizer")
-
-SLOW_LOAD_S = 2.0
-"""From here on one wonders, and the log says how far it is."""
-
-
-@dataclass(slots=True)
-class Loaded:
-    """A model in memory, ready to work."""
-
-    installed: Installed
-    engine: Engine
-    template: ChatTemplate
-    placement: Placement
-    load_s: float
-
-    @property
-    def context_tokens(self) -> int:
-        """The context window as it is now."""
-        return self.engine.state.context_tokens
 
 
 @dataclass(slots=True, eq=False)
 class _Berth:
     """A model's place: at most one engine, the requests that use it, and the clock that unloads it.
 
-    Only tasks that hold ``lock`` change ``loaded``.
+    Only tasks that hold ``lock`` change ``loaded``, but for one that makes room: it takes what nobody uses
+    and nobody is about to use.
     """
 
     entry: Entry
     keep_alive_s: float
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    loaded: Loaded | None = None
+    loaded: Loaded | LoadedEmbedder | None = None
     users: int = 0
+    last_used_s: float = 0.0
     expires_at: datetime.datetime | None = None
     timer: asyncio.TimerHandle | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class DiskCache:
-    """Where states of prompts are kept across restarts; no folder: nowhere."""
-
-    folder: Path | None
-    budget_bytes: int
+    @property
+    def is_idle(self) -> bool:
+        """Loaded, and used by nobody."""
+        return self.loaded is not None and self.users == 0 and not self.lock.locked()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +71,13 @@ class Fleet:
         max_context_tokens: int,
         disk_cache: DiskCache,
     ) -> None:
-        self._library = library
-        self._disk_cache = disk_cache
-        self._loading: dict[str, float] = {}
         self._catalogue = catalogue
         self._placements = Placements(library, nvml)
+        self._loader = Loader(catalogue, library, self._placements, disk_cache)
         self._max_context_tokens = max_context_tokens
-        self._berths: Mapping[Role, _Berth] = {
-            entry.role: _Berth(entry, entry.settings.keep_alive_s) for entry in catalogue.entries
-        }
+        self._berths: dict[str, _Berth] = {}
+        self._departing: set[_Berth] = set()
+        self._devices: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -111,38 +90,64 @@ class Fleet:
         ``context_tokens`` is the window that the request asks for: the model's grows if it may.
 
         Raises:
+            QueueFull: as many requests as its settings allow have it, or wait for it.
             ModelLoadFailed: with the reason.
+            InvalidRequest: it is a model for embeddings.
         """
-        if self._closed:
-            raise RequestCancelled("the service is stopping")
-        berth = self._berths[entry.role]
-        berth.users += 1
-        self._stop_clock(berth)
-        if keep_alive_s is not None:
-            berth.keep_alive_s = keep_alive_s
-        try:
-            # A client that hangs up must not leave a half-loaded model behind.
-            await asyncio.shield(self._spawn(self._make_ready(berth, context_tokens)))
-            if berth.loaded is None:
-                raise ModelLoadFailed(f"model '{entry.name.display}' was unloaded just now, try again")
-            yield berth.loaded
-        finally:
-            berth.users -= 1
-            self._start_clock(berth)
+        self._refuse_when_full(entry)
+        async with self._held(entry, context_tokens, keep_alive_s) as loaded:
+            if not isinstance(loaded, Loaded):
+                raise InvalidRequest(f'"{entry.name.display}" does not support chat: it is for embeddings')
+            yield loaded
+
+    @contextlib.asynccontextmanager
+    async def lease_embedder(
+        self, entry: Entry, *, keep_alive_s: float | None = None
+    ) -> AsyncIterator[LoadedEmbedder]:
+        """The same for a model that turns texts into vectors.
+
+        Raises:
+            QueueFull: as many requests as its settings allow have it, or wait for it.
+            ModelLoadFailed: with the reason.
+            InvalidRequest: it is none.
+        """
+        self._refuse_when_full(entry)
+        async with self._held(entry, None, keep_alive_s) as loaded:
+            if not isinstance(loaded, LoadedEmbedder):
+                raise InvalidRequest(f'"{entry.name.display}" does not support embeddings')
+            yield loaded
 
     async def load(
         self, entry: Entry, *, context_tokens: int | None = None, keep_alive_s: float | None = None
-    ) -> Loaded:
+    ) -> Loaded | LoadedEmbedder:
         """Load a model, if it is not, and start its keep-alive clock."""
-        async with self.lease(entry, context_tokens=context_tokens, keep_alive_s=keep_alive_s) as loaded:
+        async with self._held(entry, context_tokens, keep_alive_s) as loaded:
             return loaded
 
     def unload(self, entry: Entry) -> None:
         """Unload a model once nobody uses it; returns at once."""
-        berth = self._berths[entry.role]
+        berth = self._berths.get(entry.weights)
+        if berth is None:
+            return
         berth.keep_alive_s = 0
         if berth.users == 0:
             self._start_clock(berth)
+
+    async def forget(self, entry: Entry) -> None:
+        """Give up a model's berth: its file goes, or becomes another. Requests under way run to their end."""
+        berth = self._berths.pop(entry.weights, None)
+        if berth is None:
+            return
+        self._departing.add(berth)
+        berth.keep_alive_s = 0
+        self._stop_clock(berth)
+        await self._drop_if_unused(berth)
+
+    def at_work(self, entry: Entry) -> Installed | None:
+        """What is loaded for a model, whatever became of its file since; None: nothing."""
+        berth = self._berths.get(entry.weights)
+        loaded = None if berth is None else berth.loaded
+        return None if loaded is None else Installed(entry, loaded.installed.file)
 
     def residents(self) -> tuple[Resident, ...]:
         """The loaded models, the one that stays longest first."""
@@ -155,7 +160,7 @@ class Fleet:
                 berth.loaded.engine.figures,
                 berth.loaded.engine.tiers,
             )
-            for berth in self._berths.values()
+            for berth in tuple(self._berths.values())
             if berth.loaded is not None
         ]
         forever = datetime.datetime.max.replace(tzinfo=datetime.UTC)
@@ -163,7 +168,7 @@ class Fleet:
 
     def loading(self) -> Mapping[str, float]:
         """Models that are being loaded, with the part of their weights that is there."""
-        return dict(self._loading)
+        return self._loader.progress()
 
     def gpus(self) -> tuple[GpuReading, ...]:
         """What NVML says of the cards now."""
@@ -177,57 +182,79 @@ class Fleet:
     async def close(self) -> None:
         """Unload everything; requests under way end with an error, and no new ones are taken."""
         self._closed = True
-        for berth in self._berths.values():
+        for berth in (*self._berths.values(), *self._departing):
             self._stop_clock(berth)
             async with berth.lock:
                 await self._drop(berth)
 
-    async def _make_ready(self, berth: _Berth, context_tokens: int | None) -> None:
+    @contextlib.asynccontextmanager
+    async def _held(
+        self, entry: Entry, context_tokens: int | None, keep_alive_s: float | None
+    ) -> AsyncIterator[Loaded | LoadedEmbedder]:
+        self._refuse_when_closed()
+        berth = self._berths.setdefault(entry.weights, _Berth(entry, entry.settings.keep_alive_s))
+        berth.users += 1
+        self._stop_clock(berth)
+        if keep_alive_s is not None:
+            berth.keep_alive_s = keep_alive_s
+        try:
+            # A client that hangs up must not leave a half-loaded model behind.
+            await asyncio.shield(self._spawn(self._make_ready(berth, entry, context_tokens)))
+            if berth.loaded is None:
+                raise ModelLoadFailed(f"model '{entry.name.display}' was unloaded just now, try again")
+            yield berth.loaded
+        finally:
+            berth.users -= 1
+            berth.last_used_s = time.monotonic()
+            self._start_clock(berth)
+
+    async def _make_ready(self, berth: _Berth, entry: Entry, context_tokens: int | None) -> None:
         async with berth.lock:
             if berth.loaded is not None and berth.loaded.engine.state.fault:
-                logger.warning("%s is loaded again: %s", berth.entry.name.display, self._fault(berth))
+                fault = berth.loaded.engine.state.fault
+                logger.warning("%s is loaded again: %s", berth.entry.name.display, fault)
                 await self._drop(berth)
             if berth.loaded is None:
-                berth.loaded = await asyncio.to_thread(self._load, berth.entry)
-            await self._grow(berth.loaded, context_tokens)
+                berth.entry = self._catalogue.in_memory(entry)
+                async with self._devices[entry.settings.device]:
+                    self._refuse_when_closed()
+                    berth.loaded = await self._load(berth)
+            if isinstance(berth.loaded, Loaded):
+                await self._grow(berth.loaded, context_tokens)
         # Whoever asked may have hung up while the model was loading.
         self._start_clock(berth)
 
-    def _load(self, entry: Entry) -> Loaded:
-        started = time.monotonic()
-        installed = self._catalogue.inspect(entry)
-        placement = self._placements.place(installed)
-        settings = entry.settings
-        name = entry.name.display
-        try:
-            engine = Engine.load(
-                self._library,
-                _spec(installed, placement, self._disk_cache),
-                progress=lambda part: self._note_progress(name, started, part),
-            )
-        finally:
-            self._loading.pop(name, None)
-        try:
-            template = ChatTemplate(installed.template, bos=engine.model.bos, eos=engine.model.eos)
-        except ServiceError as error:
-            engine.close()
-            raise ModelLoadFailed(f"{settings.path}: {error}") from error
-        loaded = Loaded(installed, engine, template, placement, time.monotonic() - started)
-        logger.info(
-            "%s loaded on %s in %.1f s: context %d tokens, %d slots",
-            name,
-            settings.device,
-            loaded.load_s,
-            loaded.context_tokens,
-            settings.slots,
-        )
-        return loaded
+    async def _load(self, berth: _Berth) -> Loaded | LoadedEmbedder:
+        """Load into the berth's device, whose lock is held; idle models make room if need be."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._loader.load, berth.entry)
+            except NoRoom as refusal:
+                leaving = who_must_go(refusal.missing_bytes, self._idle_on(berth.entry.settings.device))
+                if not leaving:
+                    raise
+            # What was planned for them is not exactly what they took: then the next look says so.
+            await self._make_room([self._berths[weights] for weights in leaving], berth.entry)
 
-    def _note_progress(self, name: str, started_s: float, part: float) -> None:
-        before, self._loading[name] = self._loading.get(name, 0.0), part
-        quarter_passed = int(before * 4) < int(part * 4) < 4  # noqa: PLR2004
-        if quarter_passed and time.monotonic() - started_s > SLOW_LOAD_S:
-            logger.info("%s: %.0f %% loaded", name, part * 100)
+    def _idle_on(self, device: str) -> list[Idle]:
+        return [
+            Idle(
+                weights,
+                berth.loaded.placement.freed_bytes,
+                berth.last_used_s,
+                stays=berth.entry.role is not None and math.isinf(berth.keep_alive_s),
+            )
+            for weights, berth in self._berths.items()
+            if berth.is_idle and berth.loaded is not None and berth.entry.settings.device == device
+        ]
+
+    async def _make_room(self, leaving: Sequence[_Berth], entry: Entry) -> None:
+        # All are taken before anything is waited for: from here on a request loads them anew.
+        taken = [(berth, self._take(berth)) for berth in leaving]
+        for berth, loaded in taken:
+            if loaded is not None:
+                await asyncio.to_thread(loaded.engine.close)
+                logger.info("%s unloaded, to make room for %s", berth.entry.name.display, entry.name.display)
 
     async def _grow(self, loaded: Loaded, context_tokens: int | None) -> None:
         """Give a request the window that it asks for, if model, settings and memory allow it."""
@@ -237,8 +264,11 @@ class Fleet:
             return
         name = loaded.installed.entry.name.display
         try:
-            placement = self._placements.regrow(loaded.installed, loaded.placement, wanted)
-            await asyncio.to_thread(loaded.engine.grow, wanted)
+            async with self._devices[loaded.installed.entry.settings.device]:
+                placement = await asyncio.to_thread(
+                    self._placements.regrow, loaded.installed, loaded.placement, wanted
+                )
+                await asyncio.to_thread(loaded.engine.grow, wanted)
         except ServiceError as error:
             logger.warning("%s keeps its context of %d tokens: %s", name, loaded.context_tokens, error)
             return
@@ -246,16 +276,22 @@ class Fleet:
         logger.info("%s: context grown to %d tokens, as a request asked", name, loaded.context_tokens)
 
     async def _drop(self, berth: _Berth) -> None:
-        loaded, berth.loaded = berth.loaded, None
-        berth.keep_alive_s = berth.entry.settings.keep_alive_s
-        berth.expires_at = None
+        loaded = self._take(berth)
+        self._departing.discard(berth)
         if loaded is not None:
             await asyncio.to_thread(loaded.engine.close)
             logger.info("%s unloaded", berth.entry.name.display)
 
+    def _take(self, berth: _Berth) -> Loaded | LoadedEmbedder | None:
+        """Take what is loaded out of the berth, which is then as before any request."""
+        self._stop_clock(berth)
+        loaded, berth.loaded = berth.loaded, None
+        berth.keep_alive_s = berth.entry.settings.keep_alive_s
+        return loaded
+
     async def _drop_if_unused(self, berth: _Berth) -> None:
         async with berth.lock:
-            if berth.users == 0 and berth.loaded is not None:
+            if berth.users == 0:
                 await self._drop(berth)
 
     def _start_clock(self, berth: _Berth) -> None:
@@ -282,39 +318,25 @@ class Fleet:
         """Run ``work`` to its end, whoever waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._forget_task)
         return task
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         # Who waited for it has got its error; if nobody waits any more, nobody needs it.
         if not task.cancelled():
             task.exception()
 
-    def _fault(self, berth: _Berth) -> str | None:
-        return berth.loaded.engine.state.fault if berth.loaded else None
+    def _refuse_when_full(self, entry: Entry) -> None:
+        """Here and not only in the engine: a model that is still loading has a queue, too."""
+        berth = self._berths.get(entry.weights)
+        settings = entry.settings
+        if berth is not None and berth.users >= settings.slots + settings.queue:
+            raise QueueFull
 
-
-def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> EngineSpec:
-    settings = installed.entry.settings
-    return EngineSpec(
-        path=settings.path,
-        device=placement.device,
-        context_tokens=placement.context_tokens,
-        gpu_layers=settings.gpu_layers,
-        kv_type=settings.kv_type,
-        flash_attention=settings.flash_attention,
-        threads=settings.threads,
-        slots=settings.slots,
-        queue=settings.queue,
-        batch_tokens=settings.batch,
-        stall_s=settings.stall_ms / 1000,
-        draft_tokens=settings.draft,
-        digest=installed.digest,
-        host_cache_bytes=settings.host_cache_mib * MIB,
-        cache_dir=disk_cache.folder,
-        disk_cache_bytes=disk_cache.budget_bytes,
-    )
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise RequestCancelled("the service is stopping")
 
 
 def _expiry(berth: _Berth) -> datetime.datetime | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from server.chat.parse import AnswerParser
 from server.domain.chat import Message, RunOptions
 from server.domain.generation import Sampling, TextDelta
-from server.service.fleet import Loaded
+from server.service.loading import Loaded
 from server.service.prompts import chat_prompt, to_generation
 from server.service.ticket import Ticket
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
+from server.engine.embeddings import is_causal, reads_in_one_piece
 from server.engine.engine import logit_rows
 from server.engine.library import Library
 from server.gpu.host import available_ram_bytes
@@ -13,6 +14,14 @@ from server.gpu.placement import CudaDevice, match_devices
 from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
 
 MIB = 2**20
+
+
+class NoRoom(ModelLoadFailed):
+    """The device lacks ``missing_bytes`` for the model; the text has all the numbers."""
+
+    def __init__(self, text: str, missing_bytes: int) -> None:
+        super().__init__(text)
+        self.missing_bytes = missing_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,11 @@ class Placement:
         """What it takes of a GPU; 0 on the CPU."""
         return 0 if self.device == "CPU" else self.plan.total_bytes - self.plan.margin_bytes
 
+    @property
+    def freed_bytes(self) -> int:
+        """What its device has more once the model is gone. Mapped weights never count as taken on the CPU."""
+        return self.plan.kv_bytes + self.plan.compute_bytes if self.device == "CPU" else self.vram_bytes
+
 
 class Placements:
     """Checks a model against the device that its settings name, before anything is allocated."""
@@ -58,11 +72,10 @@ class Placements:
         """Where the model goes.
 
         Raises:
-            ModelLoadFailed: the device is not there, or has no room; the text has the numbers.
+            NoRoom: the device has too little free memory.
+            ModelLoadFailed: the device is not there.
         """
-        trained = installed.header.context_length
-        wanted = installed.entry.settings.context
-        placement = self._plan(installed, min(wanted, trained or wanted))
+        placement = self._plan(installed, installed.window_tokens)
         self._refuse(installed, placement.plan)
         return placement
 
@@ -70,7 +83,7 @@ class Placements:
         """The same place with a larger window.
 
         Raises:
-            ModelLoadFailed: what it takes more is not free.
+            NoRoom: what it takes more is not free.
         """
         after = self._plan(installed, context_tokens)
         more = MemoryPlan(
@@ -85,11 +98,12 @@ class Placements:
     def _plan(self, installed: Installed, context_tokens: int) -> Placement:
         settings = installed.entry.settings
         device = self._ggml_device(installed)
+        batch_tokens, output_tokens = _batch(installed, context_tokens)
         shape: dict[str, Any] = {
             "context_tokens": context_tokens,
-            "batch_tokens": settings.batch,
+            "batch_tokens": batch_tokens,
             "margin_bytes": settings.memory_margin_mib * MIB,
-            "output_tokens": logit_rows(settings.slots, settings.draft),
+            "output_tokens": output_tokens,
             "flash_attention": settings.flash_attention != "off",
             "kv_type": settings.kv_type,
         }
@@ -100,13 +114,15 @@ class Placements:
         return Placement(device, context_tokens, plan, max(host.weights_bytes - plan.weights_bytes, 0))
 
     def _refuse(self, installed: Installed, plan: MemoryPlan) -> None:
-        settings, role = installed.entry.settings, installed.entry.role.value
-        reason = refusal(plan, self._free_bytes(settings.device), settings.device, role)
+        device = installed.entry.settings.device
+        free_bytes = self._free_bytes(device)
+        reason = refusal(plan, free_bytes, device, installed.entry.section)
         if reason is not None:
-            raise ModelLoadFailed(f"model '{installed.entry.name.display}' {reason}")
+            missing_bytes = plan.total_bytes - (free_bytes or 0)
+            raise NoRoom(f"model '{installed.entry.name.display}' {reason}", missing_bytes)
 
     def _ggml_device(self, installed: Installed) -> str:
-        settings, role = installed.entry.settings, installed.entry.role.value
+        settings, section = installed.entry.settings, installed.entry.section
         if settings.device == "cpu":
             return "CPU"
         wanted = settings.device.upper().replace(":", "")
@@ -115,8 +131,8 @@ class Placements:
             return wanted
         seen = ", ".join(names)
         raise ModelLoadFailed(
-            f'{role}.device = "{settings.device}", but this llama-cpp-python sees only: {seen}. '
-            f'Install a CUDA build of it, or set {role}.device = "cpu"'
+            f'{section}.device = "{settings.device}", but this llama-cpp-python sees only: {seen}. '
+            f'Install a CUDA build of it, or set {section}.device = "cpu"'
         )
 
     def _free_bytes(self, device: str) -> int | None:
@@ -145,3 +161,14 @@ class Placements:
             for device in self._library.devices()
             if device.name.startswith("CUDA")
         ]
+
+
+def _batch(installed: Installed, context_tokens: int) -> tuple[int, int]:
+    """How many tokens are read at once, and how many of them get a row of logits."""
+    settings = installed.entry.settings
+    if not installed.embeds:
+        return settings.batch, logit_rows(settings.slots, settings.draft)
+    in_one_piece = reads_in_one_piece(installed.header)
+    batch_tokens = max(settings.batch, context_tokens) if in_one_piece else settings.batch
+    # An encoder has no logits at all; a decoder that is read for its vectors computes them nonetheless.
+    return batch_tokens, batch_tokens if is_causal(installed.header) else 0

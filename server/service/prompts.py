@@ -13,7 +13,7 @@ from server.domain.generation import Generation
 from server.engine.grammar import grammar_of
 from server.engine.sampling import check_grammar
 from server.routing.drop import without_oldest
-from server.service.fleet import Loaded
+from server.service.loading import Loaded
 
 ROOM_TOKENS = 512
 """Room for an answer of unknown length, where messages are left out for it."""
@@ -66,14 +66,18 @@ async def chat_prompt(
 
 
 async def truncated_prompt(
-    loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], options: RunOptions
+    loaded: Loaded,
+    front: Sequence[Message],
+    messages: Sequence[Message],
+    tools: Sequence[JsonObject],
+    options: RunOptions,
 ) -> tuple[Prompt, int] | None:
     """``messages`` without as many of the oldest as do not fit, and how many those are; None if what must
-    stay does not fit either."""
+    stay does not fit either. ``front`` stands before them, and stays."""
     room = loaded.context_tokens - min(options.max_tokens or ROOM_TOKENS, loaded.context_tokens // 4)
 
     def prompt_of(some: Sequence[Message]) -> Prompt:
-        return _chat_prompt(loaded, some, tools, options.think)
+        return _chat_prompt(loaded, (*front, *some), tools, options.think)
 
     def search() -> tuple[Prompt, int] | None:
         found = without_oldest(messages, lambda some: len(prompt_of(some).tokens) <= room)
@@ -104,6 +108,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
         stop=options.stop or (),
         grammar=grammar,
         grammar_after=THINK_CLOSE if prompt.expected.thinking else None,
+        grammar_unless=None if prompt.expected.inside_thinking else THINK_OPEN,
         lasting_tokens=prompt.lasting_tokens,
         alternatives=options.alternatives,
     )
@@ -129,11 +134,13 @@ def _chat_prompt(
     loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
 ) -> Prompt:
     text = loaded.template.render(messages, tools, think)
-    thinks = loaded.template.supports_thinking and think is not False
+    can_think = loaded.template.supports_thinking
+    # Some templates open the thinking whether it is wanted or not.
+    inside = can_think and text.rstrip().endswith(THINK_OPEN)
     expected = Expected(
-        thinking=thinks,
+        thinking=inside or (can_think and think is not False),
         tools=schemas_of(tools),
-        inside_thinking=thinks and text.rstrip().endswith(THINK_OPEN),
+        inside_thinking=inside,
     )
     return _prompt(loaded, text, expected)
 
@@ -145,7 +152,8 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
         return _prompt(loaded, request.prompt, Expected())
     system = [Message("system", request.system)] if request.system else []
     check_tokens(loaded, "context", request.context)
-    prompt = _chat_prompt(loaded, (*system, Message("user", request.prompt)), (), request.options.think)
+    messages = (*system, *request.examples, Message("user", request.prompt))
+    prompt = _chat_prompt(loaded, messages, (), request.options.think)
     if not request.context:
         return prompt
     return Prompt((*request.context, *prompt.tokens), prompt.expected)

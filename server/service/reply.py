@@ -13,12 +13,16 @@ from server.service.report import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What the response headers say. ``strategy`` is the planned one: the helper has not answered yet."""
+    """What the response headers say. ``strategy`` is the planned one: the helper has not answered yet.
+
+    ``queue_position`` counts from 1; 0: nobody is ahead, or it is not known yet.
+    """
 
     strategy: Strategy | None
     reason: str
     tokens_received: int
     dropped_messages: int = 0
+    queue_position: int = 0
 
 
 class Reply:

@@ -7,16 +7,26 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from server.catalogue import Catalogue, Entry, Role
+from server.catalogue import Catalogue, Entry, Installed, Role
 from server.chat.parse import AnswerParser
 from server.config import RouterSettings
-from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, EmbeddingRequest, RunOptions
-from server.domain.errors import InvalidRequest, ServiceError
-from server.domain.generation import Finished, TextDelta, TokenScore
+from server.domain.chat import (
+    AnswerDelta,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Message,
+    RunOptions,
+)
+from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
+from server.domain.generation import Finished, FinishReason, TextDelta, TokenScore
 from server.routing.decide import Plan, Strategy, Thresholds, decide
 from server.routing.shorten import HelperFailed, Limits, Shortened, shorten
-from server.service.fleet import Fleet, Loaded
+from server.service.embedding import Embedded, embed
+from server.service.fleet import Fleet
 from server.service.helper import LoadedHelper
+from server.service.loading import Loaded
+from server.service.models import Models
 from server.service.prompts import (
     Prompt,
     chat_prompt,
@@ -42,14 +52,17 @@ from server.service.report import (
 )
 from server.service.texts import text_of, tokens_of
 from server.service.ticket import Ticket
-from server.service.wishes import with_tool_choice
+from server.service.wishes import front_of, with_parameters, with_texts, with_tool_choice
 
 logger = logging.getLogger("llm-optimizer")
 
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
-    """A request that passed the checks, with the model that it holds."""
+    """A request that passed the checks, with the model that it holds.
+
+    ``front`` is what the model puts before the messages of a chat.
+    """
 
     model: str
     route: str
@@ -58,14 +71,7 @@ class _Admitted:
     options: RunOptions
     arrived_ns: int
     load_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """A vector for each text, in their order."""
-
-    vectors: Sequence[Sequence[float]]
-    prompt_tokens: int
+    front: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Service:
     def __init__(self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings) -> None:
         self.fleet = fleet
         self.catalogue = catalogue
+        self.models = Models(catalogue, fleet)
         self._thresholds = Thresholds(
             router.strategy_a_max, router.strategy_b_max, min_material_chars=2 * router.summary_chars_max
         )
@@ -94,48 +101,43 @@ class Service:
         The generator's chats are routed; a chat that names the helper goes straight to it.
         """
         request = with_tool_choice(request)
+        entry = self.catalogue.find(request.model)
+        check_abilities(
+            await self._inspect(entry),
+            request.model,
+            "chat",
+            tools=bool(request.tools),
+            images=any(message.images for message in request.messages),
+            think=request.options.think,
+        )
         async with contextlib.AsyncExitStack() as stack:
-            admitted = await self._admit(request, stack)
-            loaded, options = admitted.loaded, request.options
-            images = any(message.images for message in request.messages)
-            check_abilities(
-                loaded.installed,
-                request.model,
-                "chat",
-                tools=bool(request.tools),
-                images=images,
-                think=options.think,
-            )
-            full = await chat_prompt(loaded, request.messages, request.tools, options.think)
-            plan = self._plan(request, loaded.installed.entry)
+            admitted = await self._admit(request, entry, stack)
+            full = await self._full_prompt(request, admitted)
+            plan = self._plan(request, entry)
             if plan is None or plan.strategy is Strategy.A:
                 if plan is not None:
                     log_plan(request.route, plan, stream=request.stream)
-                reason = "the chat names the helper" if plan is None else plan.reason
+                reason = _why_direct(entry) if plan is None else plan.reason
                 prepared = await self._fitting(request, admitted, _unrouted(full, plan, reason))
                 return await self._open(admitted, prepared, stack)
             return await self._open_shortened(request, admitted, full, plan, stack)
 
     async def complete(self, request: CompletionRequest) -> Reply:
         """Open an answer to a single prompt. It is never routed."""
+        entry = self.catalogue.find(request.model)
+        check_abilities(
+            await self._inspect(entry),
+            request.model,
+            "generate",
+            images=bool(request.images),
+            think=request.options.think,
+        )
         async with contextlib.AsyncExitStack() as stack:
-            admitted = await self._admit(request, stack)
-            check_abilities(
-                admitted.loaded.installed,
-                request.model,
-                "generate",
-                images=bool(request.images),
-                think=request.options.think,
-            )
-            prompt = await completion_prompt(admitted.loaded, request)
+            admitted = await self._admit(request, entry, stack)
+            prompt = await completion_prompt(admitted.loaded, with_texts(request, entry.recipe))
             return await self._open(
                 admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
             )
-
-    async def embed(self, request: EmbeddingRequest) -> Embedded:
-        """The vectors of some texts."""
-        self.catalogue.find(request.model)
-        raise InvalidRequest(f'"{request.model}" does not support embeddings')
 
     async def count(self, request: ChatRequest) -> int:
         """Tokens of a chat as its model would read it. Loads the model."""
@@ -144,10 +146,30 @@ class Service:
     async def chat_tokens(self, request: ChatRequest) -> tuple[int, ...]:
         """A chat as its model would read it. Loads the model."""
         request = with_tool_choice(request)
+        entry = self.catalogue.find(request.model)
         async with contextlib.AsyncExitStack() as stack:
-            loaded = (await self._admit(request, stack)).loaded
-            prompt = await chat_prompt(loaded, request.messages, request.tools, request.options.think)
-            return prompt.tokens
+            admitted = await self._admit(request, entry, stack)
+            return (await self._full_prompt(request, admitted)).tokens
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """The vectors of some texts. Without texts it only loads the model.
+
+        Raises:
+            InvalidRequest: the model is none for embeddings; a text is too long.
+        """
+        log_ignored(request.route, request.options.ignored)
+        try:
+            entry = self.catalogue.find(request.model)
+        except ModelNotFound:
+            text = f'model "{request.model}" not found, try pulling it first'
+            raise ModelNotFound(request.model, text) from None
+        if not (await self._inspect(entry)).embeds:
+            raise InvalidRequest(
+                f'"{request.model}" does not support embeddings: '
+                "take a model that is made for them, such as nomic-embed-text"
+            )
+        options = with_parameters(request.options, entry.recipe.parameters)
+        return await embed(self.fleet, entry, replace(request, options=options))
 
     async def tokenize(
         self, name: str, text: str, *, add_special: bool, parse_special: bool, keep_alive_s: float | None
@@ -165,38 +187,64 @@ class Service:
         """Load the model ``name`` to ``chat`` or ``generate``, as ``options`` ask for."""
         log_ignored("load", options.ignored)
         entry = self.catalogue.find(name)
-        check_abilities(self.catalogue.inspect(entry), name, purpose, think=options.think)
+        check_abilities(await self._inspect(entry), name, purpose, think=options.think)
+        resolved = with_parameters(options, entry.recipe.parameters)
         await self.fleet.load(
-            entry,
-            context_tokens=options.context_tokens,
-            keep_alive_s=options.keep_alive_s,
+            entry, context_tokens=resolved.context_tokens, keep_alive_s=resolved.keep_alive_s
         )
 
     def unload(self, name: str) -> None:
         """Unload the model ``name`` once it is idle."""
         self.fleet.unload(self.catalogue.find(name))
 
+    async def close(self) -> None:
+        """End downloads and answers, and unload everything."""
+        self.models.close()
+        await self.fleet.close()
+
+    async def can(self, name: str, capability: str) -> bool:
+        """Whether the model ``name`` has a capability, in Ollama's words."""
+        return capability in (await self._inspect(self.catalogue.find(name))).capabilities
+
+    async def _inspect(self, entry: Entry) -> Installed:
+        """What the model's file says of itself; a thread reads it where that is not known yet."""
+        known = self.fleet.at_work(entry) or self.catalogue.glance(entry)
+        return await asyncio.to_thread(self.catalogue.inspect, entry) if known is None else known
+
     async def _admit(
-        self, request: ChatRequest | CompletionRequest, stack: contextlib.AsyncExitStack
+        self,
+        request: ChatRequest | CompletionRequest,
+        entry: Entry,
+        stack: contextlib.AsyncExitStack,
     ) -> _Admitted:
         arrived_ns = time.monotonic_ns()
-        options = request.options
+        options = with_parameters(request.options, entry.recipe.parameters)
         log_ignored(request.route, options.ignored)
         lease = self.fleet.lease(
-            self.catalogue.find(request.model),
-            context_tokens=options.context_tokens,
-            keep_alive_s=options.keep_alive_s,
+            entry, context_tokens=options.context_tokens, keep_alive_s=options.keep_alive_s
         )
         loaded = await stack.enter_async_context(lease)
-        load_ns = time.monotonic_ns() - arrived_ns
-        return _Admitted(request.model, request.route, request.id, loaded, options, arrived_ns, load_ns)
+        return _Admitted(
+            model=request.model,
+            route=request.route,
+            id=request.id,
+            loaded=loaded,
+            options=options,
+            arrived_ns=arrived_ns,
+            load_ns=time.monotonic_ns() - arrived_ns,
+            front=front_of(entry.recipe, request.messages) if isinstance(request, ChatRequest) else (),
+        )
+
+    async def _full_prompt(self, request: ChatRequest, admitted: _Admitted) -> Prompt:
+        messages = (*admitted.front, *request.messages)
+        return await chat_prompt(admitted.loaded, messages, request.tools, request.options.think)
 
     async def _fitting(self, request: ChatRequest, admitted: _Admitted, full: _Prepared) -> _Prepared:
         """``full``, or where it does not fit and the client allows it, without its oldest messages."""
         loaded, options = admitted.loaded, admitted.options
         if not options.truncate or fits(full.prompt, loaded):
             return full
-        found = await truncated_prompt(loaded, request.messages, request.tools, options)
+        found = await truncated_prompt(loaded, admitted.front, request.messages, request.tools, options)
         if found is None:
             return full
         prompt, dropped = found
@@ -213,7 +261,13 @@ class Service:
         """Submit what is prepared now, so that a full queue is still an error of its own status."""
         ticket = await self._submit(admitted, prepared, stack)
         routing = prepared.routing
-        opening = Opening(routing.planned, routing.reason, routing.tokens_received, routing.dropped_messages)
+        opening = Opening(
+            routing.planned,
+            routing.reason,
+            routing.tokens_received,
+            routing.dropped_messages,
+            ticket.queue_position,
+        )
         return Reply(opening, self._run(admitted, prepared, ticket), stack.pop_all())
 
     async def _open_shortened(
@@ -252,7 +306,8 @@ class Service:
         log_plan(request.route, plan, stream=request.stream)
         try:
             short = await self._ask_helper(plan)
-            prompt = await chat_prompt(admitted.loaded, short.messages, request.tools, request.options.think)
+            messages = (*admitted.front, *short.messages)
+            prompt = await chat_prompt(admitted.loaded, messages, request.tools, request.options.think)
             _check_worth(prompt, full)
         except (HelperFailed, InvalidRequest) as failure:
             # InvalidRequest: a template may refuse the shortened chat, and take the whole one.
@@ -311,7 +366,11 @@ class Service:
         async for event in ticket.events():
             ended = isinstance(event, Finished)
             scores += event.scores
-            deltas = parser.feed(event.text) if isinstance(event, TextDelta) else parser.finish()
+            deltas = (
+                parser.feed(event.text)
+                if isinstance(event, TextDelta)
+                else parser.finish(cut=event.reason is FinishReason.LENGTH)
+            )
             if scores and (deltas or ended):
                 # They go with the first text that is certain, though part of it may be held back.
                 first, *others = deltas or (AnswerDelta(),)
@@ -339,6 +398,10 @@ class Service:
         )
         log_outcome(admitted.route, admitted.id, admitted.model, outcome)
         return outcome
+
+
+def _why_direct(entry: Entry) -> str:
+    return "the chat names the helper" if entry.role is Role.HELPER else "a further model is never routed"
 
 
 def _check_worth(short: Prompt, full: Prompt) -> None:

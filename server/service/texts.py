@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from server.service.fleet import Loaded
+from server.service.loading import Loaded
 from server.service.prompts import check_tokens
 
 

@@ -20,6 +20,8 @@ class Ticket:
         self._ended = False
         self._loop = asyncio.get_running_loop()
         self._job = engine.submit(generation, self._receive)
+        self.queue_position = self._job.position
+        """Place in the queue when it was accepted, from 1; 0: it need not wait."""
 
     async def events(self) -> AsyncIterator[TextDelta | Finished]:
         """Everything up to the end. Raises the ServiceError that the generation ended with."""

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.api.asking import GENERATOR
+from tests.api.workshop import BIG, EMBED, Workshop
 from tests.running import RunningServer
 
 SHORT = {"num_predict": 1, "temperature": 0}
@@ -46,6 +47,24 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "/v1/messages/count_tokens": {"model": GENERATOR, "messages": CHAT[1:]},
 }
+WORKSHOP_BODIES: dict[str, dict[str, Any]] = {
+    "/api/create": {
+        "model": "mine",
+        "from": BIG,
+        "system": "Be brief.",
+        "parameters": {"stop": ["x"], "temperature": 0.5, "num_ctx": 512},
+        "messages": [{"role": "user", "content": "Hi"}],
+        "license": ["none"],
+        "stream": True,
+    },
+    "/api/copy": {"source": BIG, "destination": "mine"},
+    "/api/delete": {"model": "mine"},
+    "/api/pull": {"model": "mine", "stream": True},
+    "/api/embed": {"model": EMBED, "input": ["Hello", "there"], "truncate": True, "dimensions": 4},
+    "/api/embeddings": {"model": EMBED, "prompt": "Hello", "options": {"num_ctx": 16}},
+    "/v1/embeddings": {"model": EMBED, "input": ["Hello"], "dimensions": 4},
+}
+"""Where models come and go: on the server that has tiny ones of its own."""
 LIMITS = {
     **dict.fromkeys(("/api/chat", "/api/generate", "/v1/responses"), "max_output_tokens"),
     "/v1/chat/completions": "max_completion_tokens",
@@ -66,6 +85,7 @@ STRANGE: list[Any] = [
     ),
 ]
 METHODS = ("POST", "POST", "POST", "POST", "GET", "PUT", "DELETE", "OPTIONS", "HEAD")
+METHODS_OF = {"/api/delete": ("DELETE", "DELETE", "DELETE", "POST", "GET")}
 ALLOWED = {200, 201, 204, 400, 403, 404, 405, 413, 501, 503}
 
 
@@ -114,13 +134,13 @@ def short(path: str, body: dict[str, Any]) -> dict[str, Any]:
     return body if wrong else {**body, limit: 1}
 
 
-def a_request(chance: random.Random) -> Asked:
-    path = chance.choice(list(BODIES))
-    content = json.dumps(short(path, changed(BODIES[path], chance))).encode()
+def a_request(chance: random.Random, bodies: dict[str, dict[str, Any]]) -> Asked:
+    path = chance.choice(list(bodies))
+    content = json.dumps(short(path, changed(bodies[path], chance))).encode()
     if chance.random() < 0.1:
         cut = chance.randrange(len(content) + 1)
         content = content[:cut] + bytes(chance.randrange(256) for _ in range(chance.randint(0, 3)))
-    return Asked(chance.choice(METHODS), path, content)
+    return Asked(chance.choice(METHODS_OF.get(path, METHODS)), path, content)
 
 
 def fault_of(client: httpx.Client, asked: Asked) -> str | None:
@@ -133,22 +153,35 @@ def fault_of(client: httpx.Client, asked: Asked) -> str | None:
     return None
 
 
-def check(server: RunningServer, client: httpx.Client, requests: int) -> None:
+def check(
+    server: RunningServer, client: httpx.Client, requests: int, bodies: dict[str, dict[str, Any]] = BODIES
+) -> None:
     before = len(server.log)
     chance = random.Random(requests)  # noqa: S311  # nothing secret
     with ThreadPoolExecutor(8) as pool:
-        asked = [a_request(chance) for _ in range(requests)]
+        asked = [a_request(chance, bodies) for _ in range(requests)]
         faults = [fault for fault in pool.map(lambda one: fault_of(client, one), asked) if fault]
     assert faults == []
     assert not [line for line in server.log[before:] if "Traceback" in line or " ERROR " in line]
-    # Some of them have changed how long the model stays.
-    assert client.post("/api/chat", json={"model": GENERATOR, "keep_alive": -1}).status_code == 200
 
 
 def test_some_hundred_requests(server: RunningServer, client: httpx.Client) -> None:
     check(server, client, 400)
+    # Some of them have changed how long the model stays.
+    assert client.post("/api/chat", json={"model": GENERATOR, "keep_alive": -1}).status_code == 200
+
+
+def test_some_hundred_requests_where_models_come_and_go(bench: Workshop) -> None:
+    check(bench.server, bench.client, 200, WORKSHOP_BODIES)
+    assert BIG in bench.names()
 
 
 @pytest.mark.slow
 def test_ten_thousand_requests(server: RunningServer, client: httpx.Client) -> None:
     check(server, client, 10_000)
+    assert client.post("/api/chat", json={"model": GENERATOR, "keep_alive": -1}).status_code == 200
+
+
+@pytest.mark.slow
+def test_some_thousand_requests_where_models_come_and_go(bench: Workshop) -> None:
+    check(bench.server, bench.client, 3_000, WORKSHOP_BODIES)

@@ -1,7 +1,9 @@
 import httpx
 import pytest
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
-from server.api.guards import LOCAL_ORIGINS, host_allowed, is_loopback, origin_allowed
+from server.api.guards import LOCAL_ORIGINS, Guard, host_allowed, is_loopback, origin_allowed
 from tests.api.asking import chat_body, error_of
 
 PAGE = "https://chat.example.org"
@@ -107,3 +109,22 @@ def test_every_answer_has_an_id(client: httpx.Client) -> None:
     assert first != second
     assert client.get("/", headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert client.get("/", headers={"X-Request-Id": "a b"}).headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.anyio
+async def test_the_answer_to_a_bug_has_its_id_and_may_be_read() -> None:
+    """Starlette makes such answers outside of all middleware."""
+
+    async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise ZeroDivisionError
+
+    def refusal(_scope: Scope, status: int, text: str) -> Response:
+        return JSONResponse({"error": text}, status)
+
+    guard = Guard(broken, origins=[PAGE], check_host=True, refusal=refusal)
+    transport = httpx.ASGITransport(guard, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        response = await client.get("/api/ps", headers={"Origin": PAGE, "X-Request-Id": "mine"})
+    assert (response.status_code, response.headers["x-request-id"]) == (500, "mine")
+    assert response.headers["access-control-allow-origin"] == PAGE
+    assert response.json() == {"error": "internal error; the server's log has the details"}

@@ -73,6 +73,13 @@ def test_an_unknown_model_is_404(client: httpx.Client, path: str, name: str) -> 
     assert error_of(ask_for(client, path, name), 404) == f"model '{shown}' not found"
 
 
+@pytest.mark.parametrize("path", TAKES_NAMES)
+@pytest.mark.parametrize("name", ["smollm2:cloud:local", "smollm2:135m-cloud:local"])
+def test_a_model_cannot_be_here_and_elsewhere(client: httpx.Client, path: str, name: str) -> None:
+    text = error_of(ask_for(client, path, name), 400)
+    assert text == "invalid model name: use either :local or :cloud, not both"
+
+
 @pytest.mark.parametrize("name", ["", None])
 @pytest.mark.parametrize(
     ("path", "status", "text"),
@@ -158,6 +165,14 @@ def test_show_model_info_is_the_gguf(shown: dict[str, Any]) -> None:
     assert info["llama.attention.head_count"] == 9
     assert info["tokenizer.ggml.tokens"] in (None, [])
     assert not {"general.name", "tokenizer.chat_template"} & info.keys()
+
+
+def test_show_tells_what_a_model_would_be_like(client: httpx.Client) -> None:
+    given = {"system": "Be brief.", "options": {"top_k": 1, "num_ctx": 512}}
+    shown = client.post("/api/show", json={"model": GENERATOR, **given}).json()
+    assert shown["system"] == "Be brief."
+    assert {"top_k", "num_ctx"} <= {line.split()[0] for line in shown["parameters"].splitlines()}
+    assert "PARAMETER num_ctx 512\n" in shown["modelfile"]
 
 
 def test_show_verbose_has_long_arrays_and_tensors(client: httpx.Client) -> None:

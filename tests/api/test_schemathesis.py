@@ -7,10 +7,12 @@ from schemathesis import Case
 from schemathesis.checks import not_a_server_error
 
 from tests.api.asking import GENERATOR
-from tests.api.test_any_request import ALLOWED, BODIES, short
+from tests.api.test_any_request import ALLOWED, BODIES, WORKSHOP_BODIES, short
+from tests.api.workshop import Workshop
 from tests.running import RunningServer
 
 PATHS = ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/{name}", "/health/gpu")
+WORKSHOP_PATHS = (*WORKSHOP_BODIES, "/api/blobs/{digest}", "/api/status")
 
 
 def check(case: Case) -> None:
@@ -28,6 +30,15 @@ def check(case: Case) -> None:
 
 @pytest.mark.parametrize("path", [*PATHS, *BODIES])
 def test_what_the_document_allows_is_no_fault_of_the_servers(server: RunningServer, path: str) -> None:
+    check_path(server, path)
+
+
+@pytest.mark.parametrize("path", WORKSHOP_PATHS)
+def test_nor_is_it_where_models_come_and_go(bench: Workshop, path: str) -> None:
+    check_path(bench.server, path)
+
+
+def check_path(server: RunningServer, path: str) -> None:
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json").include(path=path)
     found = [operation.ok() for operation in schema.get_all_operations()]
     assert found, f"{path} is not in the document"

@@ -85,3 +85,24 @@ def test_a_fault_is_told_in_the_words_of_json(kind: Any, body: dict[str, Any], t
     with pytest.raises(InvalidRequest) as raised:
         parse(kind, body)
     assert str(raised.value) == text
+
+
+def test_a_tools_result_gets_the_name_of_its_call() -> None:
+    messages = [
+        {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "look", "arguments": {}}}]},
+        {"role": "tool", "content": "5", "tool_call_id": "c1"},
+        {"role": "tool", "content": "6", "tool_call_id": "c1", "tool_name": "own"},
+        {"role": "tool", "content": "7", "tool_call_id": "c2"},
+    ]
+    request = parse(ChatBody, {"model": "m", "messages": messages}).to_domain()
+    assert [message.tool_name for message in request.messages] == [None, "look", "own", None]
+
+
+def test_results_without_ids_are_those_of_the_calls_in_their_order() -> None:
+    def calls(*names: str) -> dict[str, Any]:
+        return {"role": "assistant", "tool_calls": [{"function": {"name": name}} for name in names]}
+
+    result = {"role": "tool", "content": "5"}
+    messages = [calls("a", "b"), result, result, result, calls("c"), result, {"role": "user", "content": "?"}]
+    request = parse(ChatBody, {"model": "m", "messages": messages}).to_domain()
+    assert [message.tool_name for message in request.messages] == [None, "a", "b", None, None, "c", None]

@@ -299,6 +299,48 @@ def test_fed_one_character_at_a_time(case: Case) -> None:
     assert parsed(case.expected, list(case.output)) == case.answer
 
 
+def parts_of(expected: Expected, pieces: list[str], *, cut: bool) -> tuple[str, list[int]]:
+    """The content, and the index of each call that pieces came of."""
+    parser = AnswerParser(expected)
+    deltas = [delta for piece in pieces for delta in parser.feed(piece)]
+    deltas += parser.finish(cut=cut)
+    parts = [part for delta in deltas for part in delta.call_parts]
+    assert not [delta for delta in deltas if delta.tool_calls]
+    return "".join(delta.content for delta in deltas), [part.index for part in parts if part.id]
+
+
+LIVE_CUT = '<tool_call>\n{"name": "write_to_file", "arguments": {"path": "a", "content": "one two thr'
+CUT = [
+    *(LIVE_CUT, LIVE_CUT.replace("\n", ""), LIVE_CUT.removeprefix("<tool_call>\n")),
+    *("<tool_call>", "<tool_call>\n{", '<tool_call>\n{"na', "```json\n" + BARE[:-5], BARE[:-5], CALL[:30]),
+    *(XML[:50], XML_OPEN, f"<tool_call>\n{XML[:50]}", f"[{BARE}, "),
+]
+
+
+@pytest.mark.parametrize("output", CUT)
+def test_a_call_that_the_limit_cuts_off_is_no_text(output: str) -> None:
+    for place in range(len(output) + 1):
+        pieces = ["I write.\n", output[:place], output[place:]]
+        content, begun = parts_of(TOOLS, pieces, cut=True)
+        assert content == "I write."
+        assert begun in ([], [0])
+
+
+@pytest.mark.parametrize("output", ['{"na', "[1, 2", '{"a": 1', "```json\n{", "a < b", "{"])
+def test_what_need_be_no_call_is_text_where_the_limit_cuts_it_off(output: str) -> None:
+    assert parts_of(TOOLS, [output], cut=True) == (output, [])
+
+
+@pytest.mark.parametrize("broken", ['"x": "y", b}}', '"x": "y"]}', '"x": "a", "content": "b" "c"}}'])
+def test_a_call_that_breaks_goes_out_as_pieces_but_once(broken: str) -> None:
+    output = LIVE_CUT.partition('"path"')[0] + broken
+    for size in (1, 7, len(output)):
+        pieces = [output[start : start + size] for start in range(0, len(output), size)]
+        content, begun = parts_of(TOOLS, pieces, cut=False)
+        assert content == output
+        assert begun in ([], [0])
+
+
 BITS = st.sampled_from(
     [
         *(

@@ -160,7 +160,7 @@ def test_the_thinking_switch(think: bool | str | None, ending: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("think", "seen"), [(None, "- -"), (True, "True -"), (False, "False -"), ("low", "True low")]
+    ("think", "seen"), [(None, "True -"), (True, "True -"), (False, "False -"), ("low", "True low")]
 )
 def test_the_switches_that_a_template_sees(think: bool | str | None, seen: str) -> None:
     template = ChatTemplate("{{ enable_thinking | default('-') }} {{ reasoning_effort | default('-') }}")

@@ -147,3 +147,13 @@ def with_chat_template(model: Path, target: Path, template: str) -> Path:
         file.write(content[:start] + text(comment + template))
         file.write(memoryview(content)[start + 8 + length :])
     return target
+
+
+def with_context_length(model: Path, target: Path, tokens: int) -> Path:
+    """Write a copy of ``model``, of the architecture llama, that claims to be trained for so many tokens."""
+    number, packing = SCALARS["u32"]
+    content = bytearray(model.read_bytes())
+    key = text("llama.context_length") + struct.pack("<I", number)
+    struct.pack_into(packing, content, content.index(key) + len(key), tokens)
+    target.write_bytes(content)
+    return target

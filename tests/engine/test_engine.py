@@ -256,6 +256,28 @@ def test_a_grammar_can_wait_for_a_text(engine: Engine) -> None:
     assert len(answer.text) < 30
 
 
+@pytest.mark.parametrize("beginning", [None, "", "kind of thing it never says"])
+def test_a_grammar_waits_for_nothing_where_the_answer_begins_otherwise(
+    engine: Engine, beginning: str | None
+) -> None:
+    prompt = "<|im_start|>user\nSay ok<|im_end|>\n<|im_start|>assistant\nThinking: fine"
+    free = ask(engine, prompt, max_tokens=12).wait().text
+    waits = {"grammar": 'root ::= "{}"', "grammar_after": "never said"}
+    answer = ask(engine, prompt, max_tokens=12, grammar_unless=beginning, **waits)
+    answer.finished()
+    assert answer.text == ("{}" if beginning else free)
+
+
+def test_a_grammar_waits_where_the_answer_begins_as_it_should(engine: Engine) -> None:
+    prompt = "<|im_start|>user\nSay ok<|im_end|>\n<|im_start|>assistant\nThinking: fine"
+    free = ask(engine, prompt, max_tokens=12).wait().text
+    waits = {"grammar": 'root ::= "{}"', "grammar_after": free[2:6], "grammar_unless": free[:2].lstrip()}
+    answer = ask(engine, prompt, max_tokens=40, **waits)
+    answer.finished()
+    assert answer.text.startswith(free[:6])
+    assert answer.text.endswith("{}")
+
+
 def test_a_broken_grammar_is_the_requests_fault(engine: Engine) -> None:
     error = ask(engine, chat("Hi"), grammar="root ::= (").failed().error
     assert isinstance(error, InvalidRequest)

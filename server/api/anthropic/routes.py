@@ -54,16 +54,13 @@ class _Routes:
 
     async def _wanted(self, request: Request, kind: type[MessagesBody]) -> ChatRequest:
         body = parse(kind, await read_json(request))
-        wanted = self._without_thinking_unless_able(body.to_domain(request.url.path))
+        wanted = await self._without_thinking_unless_able(body.to_domain(request.url.path))
         return replace(wanted, id=request_id(request.scope))
 
-    def _without_thinking_unless_able(self, wanted: ChatRequest) -> ChatRequest:
+    async def _without_thinking_unless_able(self, wanted: ChatRequest) -> ChatRequest:
         """Claude Code asks every model to think; one that cannot answers without."""
         options = wanted.options
-        if not options.think:
-            return wanted
-        model = self._service.catalogue.inspect(self._service.catalogue.find(wanted.model))
-        if "thinking" in model.capabilities:
+        if not options.think or await self._service.can(wanted.model, "thinking"):
             return wanted
         return replace(wanted, options=replace(options, think=False, ignored=(*options.ignored, "thinking")))
 

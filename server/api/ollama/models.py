@@ -2,9 +2,11 @@
 
 import datetime
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from server.catalogue import Installed
+from server.api.ollama.wire import ShowBody
+from server.catalogue import Installed, Recipe
 from server.engine.gguf import LazyArray
 from server.service.fleet import Resident
 
@@ -33,15 +35,21 @@ def details(model: Installed) -> dict[str, Any]:
     """The block of that name, shared by all three."""
     family = model.header.architecture or "unknown"
     return {
-        "parent_model": "",
+        "parent_model": _parent(model),
         "format": "gguf",
         "family": family,
         "families": [family],
         "parameter_size": _size_in_words(model.header.parameter_count),
         "quantization_level": model.header.file_type_name,
-        "context_length": _window(model),
+        "context_length": model.window_tokens,
         "embedding_length": model.header.embedding_length,
     }
+
+
+def _parent(model: Installed) -> str:
+    """The configured model whose weights an alias takes."""
+    record = model.entry.record
+    return record.base or "" if record is not None else ""
 
 
 def resident(model: Resident) -> dict[str, Any]:
@@ -67,37 +75,49 @@ def resident(model: Resident) -> dict[str, Any]:
     }
 
 
-def show(model: Installed, *, verbose: bool) -> dict[str, Any]:
+def show(model: Installed, wanted: ShowBody) -> dict[str, Any]:
     """The answer of ``/api/show``."""
-    parameters = {"num_ctx": _window(model)}
-    answer: dict[str, Any] = {
-        "modelfile": _modelfile(model, parameters),
+    own = model.entry.recipe
+    recipe = own.model_copy(update={"system": wanted.system or own.system})
+    parameters = {**recipe.parameters.given, "num_ctx": model.window_tokens, **wanted.options}
+    licenses = recipe.license or tuple(filter(None, (model.header.license,)))
+    told = {
+        "license": "\n".join(licenses),
+        "system": recipe.system,
+        "messages": [example.model_dump() for example in recipe.messages],
+        "tensors": _tensors(model),
+    }
+    return {
+        "modelfile": _modelfile(model, recipe, parameters),
         "parameters": _parameter_lines(parameters),
-        "template": model.template,
+        "template": model.shown_template,
         "details": details(model),
-        "model_info": model_info(model, verbose=verbose),
+        "model_info": model_info(model, verbose=wanted.verbose),
         "capabilities": list(model.capabilities),
         "modified_at": model.modified_at.isoformat(),
+        **{name: value for name, value in told.items() if value},
     }
-    if model.header.license:
-        answer["license"] = model.header.license
-    if verbose:
-        answer["tensors"] = [
-            {"name": tensor.name, "type": tensor.type_name, "shape": list(tensor.shape)}
-            for tensor in model.header.tensors
-        ]
-    return answer
+
+
+def _tensors(model: Installed) -> list[dict[str, Any]]:
+    return [
+        {"name": tensor.name, "type": tensor.type_name, "shape": list(tensor.shape)}
+        for tensor in model.header.tensors
+    ]
 
 
 def model_info(model: Installed, *, verbose: bool) -> dict[str, Any]:
-    """The GGUF's metadata as it stands, long arrays left out unless ``verbose``."""
+    """The GGUF's metadata as it stands, long arrays left out unless ``verbose``; only the context length is
+    what a request gets: clients take it for how much they may send."""
     left_out = ("general.name", "tokenizer.chat_template")
+    window = f"{model.header.architecture}.context_length"
     info: dict[str, Any] = {
         key: _plain(value, verbose=verbose)
         for key, value in model.header.metadata.items()
         if key not in left_out
     }
-    return {**info, "general.parameter_count": model.header.parameter_count}
+    served = {window: model.window_tokens} if window in info else {}
+    return {**info, **served, "general.parameter_count": model.header.parameter_count}
 
 
 def _plain(value: Any, *, verbose: bool) -> Any:
@@ -106,12 +126,6 @@ def _plain(value: Any, *, verbose: bool) -> Any:
     if isinstance(value, tuple):
         return list(value) if verbose or len(value) <= LONG_ARRAY else None
     return value
-
-
-def _window(model: Installed) -> int:
-    """The window that a request gets without asking: what the settings say, within what was trained."""
-    configured = model.entry.settings.context
-    return min(configured, model.header.context_length or configured)
 
 
 def _size_in_words(count: int) -> str:
@@ -123,11 +137,27 @@ def _size_in_words(count: int) -> str:
 
 
 def _parameter_lines(parameters: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{name.ljust(PARAMETER_COLUMNS)} {json.dumps(value)}" for name, value in parameters.items()
-    )
+    return "\n".join(f"{name.ljust(PARAMETER_COLUMNS)} {value}" for name, value in _values(parameters))
 
 
-def _modelfile(model: Installed, parameters: dict[str, Any]) -> str:
-    lines = [f"PARAMETER {name} {json.dumps(value)}" for name, value in parameters.items()]
-    return "\n".join((f"FROM {model.entry.settings.path.name}", *lines, ""))
+def _modelfile(model: Installed, recipe: Recipe, parameters: dict[str, Any]) -> str:
+    lines = [
+        f"FROM {model.entry.settings.path.name}",
+        *(f"PARAMETER {name} {value}" for name, value in _values(parameters)),
+        *((f"SYSTEM {_quoted(recipe.system)}",) if recipe.system else ()),
+        *(f"MESSAGE {example.role} {_quoted(example.content)}" for example in recipe.messages),
+        *(f"LICENSE {_quoted(text)}" for text in recipe.license),
+    ]
+    return "\n".join((*lines, ""))
+
+
+def _values(parameters: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values as Go writes them, an item of a list each by itself."""
+    for name, value in parameters.items():
+        for item in value if isinstance(value, list) else (value,):
+            whole = isinstance(item, float) and item.is_integer()
+            yield name, json.dumps(int(item) if whole else item, ensure_ascii=False)
+
+
+def _quoted(text: str) -> str:
+    return f'"""{text}"""'

@@ -1,5 +1,6 @@
 """Ollama's routes: small functions from a request to the service and back."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -12,19 +13,24 @@ from server.api.figures import planned_headers, routing_headers, without_effect
 from server.api.guards import request_id
 from server.api.http import LineStream, opened_soon, read_json, unless_gone
 from server.api.ollama import models
+from server.api.ollama.embeddings import embeddings_router
+from server.api.ollama.manage import manage_router
 from server.api.ollama.wire import (
+    NDJSON,
     ChatBody,
     GenerateBody,
-    NamedBody,
     Run,
+    ShowBody,
     chat_chunk,
     closing,
+    error_line,
     generate_chunk,
+    line,
     now,
 )
 from server.catalogue import ModelName
 from server.domain.chat import AnswerDelta
-from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
+from server.domain.errors import InvalidRequest, ModelNotFound
 from server.service.reply import Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -32,7 +38,8 @@ from server.service.service import Service
 VERSION = "0.32.15"
 """The Ollama version whose interface this is: clients ask for a minimum."""
 
-NDJSON = "application/x-ndjson"
+COPILOT = "GitHubCopilotChat/"
+"""How VS Code's Copilot begins to name itself; it shows a model under what is its basename."""
 
 Chunk = Callable[[AnswerDelta], dict[str, Any]]
 
@@ -46,11 +53,13 @@ def ollama_router(service: Service) -> APIRouter:
     _add_get_and_head(router, "/api/tags", routes.tags)
     router.add_api_route("/api/ps", routes.ps, methods=["GET"])
     for path, answer, body in (
-        ("/api/show", routes.show, NamedBody),
+        ("/api/show", routes.show, ShowBody),
         ("/api/chat", routes.chat, ChatBody),
         ("/api/generate", routes.generate, GenerateBody),
     ):
         router.add_api_route(path, answer, methods=["POST"], openapi_extra=documented(body))
+    router.include_router(embeddings_router(service))
+    router.include_router(manage_router(service))
     return router
 
 
@@ -84,16 +93,18 @@ class _Routes:
         )
 
     async def show(self, request: Request) -> Response:
-        body = parse(NamedBody, await read_json(request))
-        name = body.model or body.name
-        if not name:
+        body = parse(ShowBody, await read_json(request))
+        if not body.wanted:
             raise InvalidRequest("model is required")
         try:
-            entry = self._service.catalogue.find(name)
+            entry = self._service.catalogue.find(body.wanted)
         except ModelNotFound:
-            raise ModelNotFound(ModelName.parse(name).display) from None
-        installed = self._service.catalogue.inspect(entry)
-        return JSONResponse(models.show(installed, verbose=body.verbose))
+            raise ModelNotFound(ModelName.parse(body.wanted).display) from None
+        installed = await asyncio.to_thread(self._service.catalogue.inspect, entry)
+        shown = await asyncio.to_thread(models.show, installed, body)
+        if request.headers.get("user-agent", "").startswith(COPILOT):
+            shown["model_info"]["general.basename"] = body.wanted
+        return JSONResponse(shown)
 
     async def chat(self, request: Request) -> Response:
         body = parse(ChatBody, await read_json(request))
@@ -159,8 +170,8 @@ _EMPTY_MESSAGE = {"role": "assistant", "content": ""}
 def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Response:
     return LineStream(
         _lines(reply, chunk, with_context=with_context),
-        heartbeat=lambda: _line(chunk(AnswerDelta())),
-        last_words=_error_line,
+        heartbeat=lambda: line(chunk(AnswerDelta())),
+        last_words=error_line,
         close=reply.aclose,
         media_type=NDJSON,
         headers=planned_headers(reply.opening),
@@ -169,12 +180,12 @@ def _stream(reply: Reply, chunk: Chunk, *, with_context: bool = False) -> Respon
 
 async def _lines(reply: Reply, chunk: Chunk, *, with_context: bool) -> AsyncGenerator[bytes, None]:
     # Something to read at once: whoever waits for a first byte must not wait for the model.
-    yield _line(chunk(AnswerDelta()))
+    yield line(chunk(AnswerDelta()))
     async for part in reply:
         if isinstance(part, Outcome):
-            yield _line(_last(part, chunk(AnswerDelta()), with_context=with_context))
+            yield line(_last(part, chunk(AnswerDelta()), with_context=with_context))
         elif part.content or part.thinking or part.tool_calls or part.scores:
-            yield _line(chunk(part))
+            yield line(chunk(part))
 
 
 async def _whole(
@@ -189,11 +200,3 @@ async def _whole(
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:
     context = {"context": [*outcome.prompt, *outcome.answer]} if with_context else {}
     return {**chunk, **closing(outcome), **context}
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return encoded(value) + b"\n"
-
-
-def _error_line(error: ServiceError) -> bytes:
-    return _line({"error": str(error)})

@@ -1,12 +1,13 @@
 """Bodies of ``/api/chat`` and ``/api/generate``: JSON to the domain, and the domain to JSON."""
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
-from server.api.bodies import Image, Lenient
+from server.api.bodies import Image, Lenient, encoded
 from server.api.figures import LEAST_LOGPROB, what_was_done
 from server.api.options import (
     read_format,
@@ -17,9 +18,11 @@ from server.api.options import (
     read_tool_choice,
 )
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
-from server.domain.errors import InvalidRequest
+from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import TokenScore
 from server.service.report import Outcome
+
+NDJSON = "application/x-ndjson"
 
 
 class _Function(Lenient):
@@ -41,7 +44,10 @@ class _Message(Lenient):
     tool_name: str | None = None
     tool_call_id: str | None = None
 
-    def to_domain(self) -> Message:
+    def to_domain(self, called: "_Called") -> Message:
+        """``called`` has the calls so far, and gets those of this message."""
+        called.add(self.tool_calls)
+        name = called.name_of(self.tool_call_id) if self.role == "tool" else None
         return Message(
             role=self.role.lower(),
             content=self.content,
@@ -50,9 +56,30 @@ class _Message(Lenient):
             tool_calls=tuple(
                 ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls
             ),
-            tool_name=self.tool_name,
+            tool_name=self.tool_name or name,
             tool_call_id=self.tool_call_id,
         )
+
+
+class _Called:
+    """The tool calls of a conversation, and the names of those that the next results are of."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._open: list[tuple[str | None, str]] = []
+
+    def add(self, calls: Sequence[_ToolCall]) -> None:
+        """The calls of one message; results that come behind it are theirs."""
+        if calls:
+            self._open = [(call.id, call.function.name) for call in calls]
+            self._names.update({call.id: call.function.name for call in calls if call.id})
+
+    def name_of(self, call_id: str | None) -> str | None:
+        """By its id, or without one in the order of the calls."""
+        if call_id is not None:
+            self._open = [call for call in self._open if call[0] != call_id]
+            return self._names.get(call_id)
+        return self._open.pop(0)[1] if self._open else None
 
 
 class Run(Lenient):
@@ -111,11 +138,12 @@ class ChatBody(Run):
     def to_domain(self) -> ChatRequest:
         """Raises InvalidRequest."""
         options = self.run_options()
+        called = _Called()
         # An agent shortens its history itself once it is told that it must, and better than this would.
         truncate = not self.tools if self.truncate is None else self.truncate
         return ChatRequest(
             model=self.model,
-            messages=tuple(message.to_domain() for message in self.messages),
+            messages=tuple(message.to_domain(called) for message in self.messages),
             tools=tuple(self.tools),
             tool_choice=read_tool_choice(self.tool_choice),
             options=replace(options, truncate=truncate),
@@ -161,7 +189,29 @@ class NamedBody(Lenient):
 
     model: str = ""
     name: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """The name, by whichever key it came."""
+        return self.model or self.name
+
+
+class ShowBody(NamedBody):
+    """``POST /api/show``. ``system`` and ``options`` show what a model would be like with them."""
+
     verbose: bool = False
+    system: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def line(value: dict[str, Any]) -> bytes:
+    """One object of a stream."""
+    return encoded(value) + b"\n"
+
+
+def error_line(error: ServiceError) -> bytes:
+    """The line that ends a stream in which something went wrong."""
+    return line({"error": str(error)})
 
 
 def now() -> str:

@@ -67,7 +67,7 @@ class _Routes:
 
     async def respond(self, request: Request) -> Response:
         body = parse(ResponsesBody, await read_json(request))
-        wanted = replace(self._relaxed(body.to_domain()), id=request_id(request.scope))
+        wanted = replace(await self._relaxed(body.to_domain()), id=request_id(request.scope))
         answer = ResponseAnswer(
             repeated(body, wanted.options),
             body.tool_names(),
@@ -81,11 +81,10 @@ class _Routes:
         embedded = await unless_gone(request, self._service.embed(wanted))
         return _json(embeddings_object(body, embedded.vectors, embedded.prompt_tokens))
 
-    def _relaxed(self, wanted: ChatRequest) -> ChatRequest:
+    async def _relaxed(self, wanted: ChatRequest) -> ChatRequest:
         """Codex asks every model for an effort: one that cannot think just answers."""
-        options, catalogue = wanted.options, self._service.catalogue
-        installed = catalogue.inspect(catalogue.find(wanted.model))
-        if not options.think or "thinking" in installed.capabilities:
+        options = wanted.options
+        if not options.think or await self._service.can(wanted.model, "thinking"):
             return wanted
         ignored = (*options.ignored, "reasoning.effort")
         return replace(wanted, options=replace(options, think=None, ignored=ignored))

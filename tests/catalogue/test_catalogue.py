@@ -1,15 +1,16 @@
+"""The models of the settings and their files."""
+
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-import server.catalogue
-from server.catalogue import Catalogue, ModelName, Role
-from server.chat.template import CHATML
+import server.catalogue.files
+from server.catalogue import Catalogue, Role
+from server.chat.template import CHATML, ChatTemplate
 from server.config import Settings
+from server.domain.chat import Message
 from server.domain.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
 from tests.engine.gguf_files import Tensor, write_gguf
 
@@ -17,132 +18,12 @@ TENSORS = (Tensor("token_embd.weight", (64, 50_000)),)
 PLAIN = {"general.architecture": "llama", "tokenizer.ggml.tokens": ["a", "b"]}
 
 
-def name(text: str) -> ModelName:
-    return ModelName.parse(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("smol", "SMOL", "smol:latest", "Smol:LATEST", " smol \n", "library/smol", "Library/smol:latest"),
-        *("registry.ollama.ai/library/smol", "registry.ollama.ai/library/smol:latest", "smol:local"),
-        *(
-            "https://registry.ollama.ai/library/smol:latest",
-            "REGISTRY.OLLAMA.AI/LIBRARY/SMOL",
-            "smol:latest:local",
-        ),
-    ],
-)
-def test_the_same_name(text: str) -> None:
-    assert name(text).is_same_as(name("smol"))
-    assert name("smol").is_same_as(name(text))
-    assert name(text).full.casefold() == "registry.ollama.ai/library/smol:latest"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["smol:q4", "me/smol", "hf.co/library/smol", "smo", "smoll", "smol:latest2", "smol:cloud", "smol-cloud"],
-)
-def test_another_name(text: str) -> None:
-    assert not name(text).is_same_as(name("smol"))
-
-
-@pytest.mark.parametrize(
-    ("text", "display"),
-    [
-        ("smol", "smol:latest"),
-        ("registry.ollama.ai/library/smol", "smol:latest"),
-        ("Registry.Ollama.AI/Library/Smol:Q4", "Smol:Q4"),
-        ("me/x:q4", "me/x:q4"),
-        ("registry.ollama.ai/me/x:q4", "me/x:q4"),
-        ("hf.co/org/repo:Q4_K_M", "hf.co/org/repo:Q4_K_M"),
-        ("hf.co/library/x", "hf.co/library/x:latest"),
-        ("localhost:5000/me/x", "localhost:5000/me/x:latest"),
-        ("qwen2.5-coder:7b", "qwen2.5-coder:7b"),
-        ("_a:_b", "_a:_b"),
-    ],
-)
-def test_display(text: str, display: str) -> None:
-    assert name(text).display == display
-    assert name(display).is_same_as(name(text))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *(
-            "",
-            " ",
-            ":",
-            ":latest",
-            ":local",
-            "a:",
-            "a::b",
-            "a:b:c",
-            "/",
-            "/a",
-            "a/",
-            "//a",
-            "a//b",
-            "/a/b",
-            "a/b/",
-        ),
-        *(
-            "h//a",
-            "/n/a",
-            "h/n/",
-            "a/b/c/d",
-            "sm ol",
-            "smöl",
-            "a\nb",
-            "a\0",
-            "-a",
-            ".a",
-            "a:-b",
-            "a:.b",
-            "a!",
-            "a@b",
-        ),
-        *(
-            "na.me/a",
-            "h:1/n:2/a",
-            "https://",
-            "x" * 81,
-            "a:" + "x" * 81,
-            "n" * 81 + "/a",
-            "h" * 351 + "/n/a",
-            "a\\b",
-        ),
-        *("../a", "a/../b", "-h/n/a", "ａ"),
-    ],
-)
-def test_no_name(text: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"^invalid model name$"):
-        name(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["x" * 80, "a:" + "x" * 80, "n" * 80 + "/a", "h" * 350 + "/n/a", "h:1/n/a.b_c-d:1.0"]
-)
-def test_names_up_to_their_longest(text: str) -> None:
-    assert name(text).full
-
-
-@given(st.text(st.sampled_from("aB0_-.:/ ö"), max_size=12))
-def test_names_can_be_written_out_and_read_again(text: str) -> None:
-    try:
-        parsed = name(text)
-    except InvalidRequest:
-        return
-    assert name(parsed.full) == parsed
-    assert name(parsed.display).is_same_as(parsed)
-
-
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Catalogue:
     return Catalogue(
         Settings.model_validate(
             {
+                "models_dir": str(tmp_path / "models"),
                 "generator": {**entry("Big:7b", tmp_path / "big.gguf"), "device": "cpu"},
                 "helper": {**entry("me/small", tmp_path / "small.gguf"), "device": "cpu"},
             }
@@ -170,8 +51,9 @@ def test_finding(catalogue: Catalogue) -> None:
 
 def test_a_file_is_read_once(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    read_header = server.catalogue.read_header
-    monkeypatch.setattr(server.catalogue, "read_header", lambda path: reads.append(path) or read_header(path))
+    files = server.catalogue.files
+    read_header = files.read_header
+    monkeypatch.setattr(files, "read_header", lambda path: reads.append(path) or read_header(path))
     path = write(catalogue, Role.GENERATOR, PLAIN)
     generator = catalogue.of(Role.GENERATOR)
     first = catalogue.inspect(generator)
@@ -284,6 +166,17 @@ def test_capabilities(catalogue: Catalogue, metadata: dict[str, Any], capabiliti
     assert catalogue.inspect(catalogue.of(Role.GENERATOR)).capabilities == capabilities
 
 
+def test_a_model_that_fills_gaps_says_so_where_continue_looks(catalogue: Catalogue) -> None:
+    write(catalogue, Role.GENERATOR, {**PLAIN, "tokenizer.chat_template": "{{ messages[0].content }}"})
+    plain = catalogue.inspect(catalogue.of(Role.GENERATOR))
+    assert plain.shown_template == plain.template
+    infill = {"tokenizer.chat_template": plain.template, "tokenizer.ggml.fim_pre_token_id": 7}
+    write(catalogue, Role.HELPER, {**PLAIN, **infill})
+    shown = catalogue.inspect(catalogue.of(Role.HELPER)).shown_template
+    assert ".Suffix" in shown
+    assert ChatTemplate(shown).render([Message("user", "Hi")]).strip() == "Hi"
+
+
 def test_a_model_without_a_template_speaks_chatml(catalogue: Catalogue) -> None:
     write(catalogue, Role.GENERATOR, PLAIN)
     assert catalogue.inspect(catalogue.of(Role.GENERATOR)).template == CHATML
@@ -295,7 +188,7 @@ def test_the_embedded_model(embedded_model: Path) -> None:
     generator = {**entry("smol", embedded_model), "device": "cpu"}
     settings = Settings.model_validate({"generator": generator, "helper": {**generator, "name": "smol2"}})
     catalogue = Catalogue(settings)
-    first, second = (catalogue.inspect(entry) for entry in catalogue.entries)
+    first, second = (catalogue.inspect(entry) for entry in catalogue.configured)
     assert first.digest == second.digest
     assert "completion" in first.capabilities
     assert first.header.architecture == "llama"

@@ -1,0 +1,146 @@
+"""From a model's entry to a model in memory. Everything here blocks, and runs in threads."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.catalogue import Catalogue, Entry, Installed
+from server.chat.template import ChatTemplate
+from server.domain.errors import ModelLoadFailed, ServiceError
+from server.engine.embeddings import Embedder
+from server.engine.engine import Engine, EngineSpec
+from server.engine.library import Library
+from server.service.placement import MIB, Placement, Placements
+
+logger = logging.getLogger("llm-optimizer")
+
+SLOW_LOAD_S = 2.0
+"""From here on one wonders, and the log says how far it is."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model that answers, ready to work."""
+
+    installed: Installed
+    engine: Engine
+    template: ChatTemplate
+    placement: Placement
+
+    @property
+    def context_tokens(self) -> int:
+        """The context window as it is now."""
+        return self.engine.state.context_tokens
+
+
+@dataclass(slots=True)
+class LoadedEmbedder:
+    """A model that turns texts into vectors, ready to work."""
+
+    installed: Installed
+    engine: Embedder
+    placement: Placement
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest text."""
+        return self.engine.longest_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCache:
+    """Where states of prompts are kept across restarts; no folder: nowhere."""
+
+    folder: Path | None
+    budget_bytes: int
+
+
+class Loader:
+    """Loads models, after a look at what their devices have free."""
+
+    def __init__(
+        self, catalogue: Catalogue, library: Library, placements: Placements, disk_cache: DiskCache
+    ) -> None:
+        self._catalogue = catalogue
+        self._library = library
+        self._placements = placements
+        self._disk_cache = disk_cache
+        self._progress: dict[str, float] = {}
+
+    def progress(self) -> Mapping[str, float]:
+        """Models that are being loaded, with the part of their weights that is there."""
+        return dict(self._progress)
+
+    def load(self, entry: Entry) -> Loaded | LoadedEmbedder:
+        """The model of ``entry`` in the memory of its device.
+
+        Raises:
+            NoRoom: the device has too little free memory; nothing was allocated.
+            ModelLoadFailed: for any other reason.
+        """
+        started_s = time.monotonic()
+        installed = self._catalogue.inspect(entry)
+        placement = self._placements.place(installed)
+        spec = _spec(installed, placement, self._disk_cache)
+        if installed.embeds:
+            loaded: Loaded | LoadedEmbedder = LoadedEmbedder(
+                installed, Embedder.load(self._library, spec), placement
+            )
+        else:
+            loaded = self._load_to_answer(installed, placement, spec, started_s)
+        logger.info(
+            "%s loaded on %s in %.1f s: context %d tokens, %d slots",
+            entry.name.display,
+            entry.settings.device,
+            time.monotonic() - started_s,
+            loaded.context_tokens,
+            loaded.engine.state.slots,
+        )
+        return loaded
+
+    def _load_to_answer(
+        self, installed: Installed, placement: Placement, spec: EngineSpec, started_s: float
+    ) -> Loaded:
+        name = installed.entry.name.display
+        try:
+            engine = Engine.load(
+                self._library, spec, progress=lambda part: self._note_progress(name, started_s, part)
+            )
+        finally:
+            self._progress.pop(name, None)
+        try:
+            template = ChatTemplate(installed.template, bos=engine.model.bos, eos=engine.model.eos)
+        except ServiceError as error:
+            engine.close()
+            raise ModelLoadFailed(f"{spec.path}: {error}") from error
+        return Loaded(installed, engine, template, placement)
+
+    def _note_progress(self, name: str, started_s: float, part: float) -> None:
+        before, self._progress[name] = self._progress.get(name, 0.0), part
+        quarter_passed = int(before * 4) < int(part * 4) < 4  # noqa: PLR2004
+        if quarter_passed and time.monotonic() - started_s > SLOW_LOAD_S:
+            logger.info("%s: %.0f %% loaded", name, part * 100)
+
+
+def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> EngineSpec:
+    settings = installed.entry.settings
+    return EngineSpec(
+        path=settings.path,
+        device=placement.device,
+        context_tokens=placement.context_tokens,
+        gpu_layers=settings.gpu_layers,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+        threads=settings.threads,
+        slots=settings.slots,
+        queue=settings.queue,
+        batch_tokens=settings.batch,
+        stall_s=settings.stall_ms / 1000,
+        draft_tokens=settings.draft,
+        digest=installed.file.fingerprint,
+        host_cache_bytes=settings.host_cache_mib * MIB,
+        cache_dir=disk_cache.folder,
+        disk_cache_bytes=disk_cache.budget_bytes,
+    )
