@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.api.asking import eventually
 from tests.e2e.conversations import as_one_message, as_several_messages
 from tests.running import RunningServer, embedded_config
 
-MIDDLE, LARGE = 3568, 10_981
+SMALL, MIDDLE, LARGE = 1000, 3568, 10_981
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,8 @@ def ask(
     with server.client() as client, client.stream("POST", "/api/chat", json=request) as response:
         lines = [json.loads(line) for line in response.iter_lines()]
         assert response.status_code == 200, lines
+        # The log comes by another way than the answer: its last line about this request is waited for.
+        assert eventually(lambda: bool(server.logged(response.headers["X-Request-Id"])))
         return lines, response.headers
 
 
@@ -120,22 +123,22 @@ def check_map_reduced(
     assert logged[1] == f"map-reduce {len(messages)} → {sent} msgs, {done['summaries']} summaries"
 
 
-def test_the_choice_does_not_depend_on_stream(short_summaries: RunningServer) -> None:
+def test_the_choice_does_not_depend_on_stream(low_thresholds: RunningServer) -> None:
     request = {
         "model": "smollm2:135m",
-        "messages": as_one_message(MIDDLE),
+        "messages": as_one_message(SMALL),
         "stream": False,
         "options": {"num_predict": 4},
     }
-    with short_summaries.client() as client:
+    with low_thresholds.client() as client:
         answer = client.post("/api/chat", json=request)
     assert answer.json()["llm_optimizer"]["strategy"] == "B"
     assert answer.headers["X-LLM-Optimizer-Summaries"] == "1"
     assert int(answer.headers["X-LLM-Optimizer-Helper-Ms"]) > 0
 
 
-def test_the_helper_by_name_is_not_routed(short_summaries: RunningServer) -> None:
-    lines, headers = ask(short_summaries, as_one_message(2100), model="smollm2:135m-helper")
+def test_the_helper_by_name_is_not_routed(low_thresholds: RunningServer) -> None:
+    lines, headers = ask(low_thresholds, as_one_message(SMALL), model="smollm2:135m-helper")
     assert headers["X-LLM-Optimizer-Strategy"] == "direct"
     assert lines[-1]["llm_optimizer"]["tokens_sent"] == lines[-1]["llm_optimizer"]["tokens_received"]
 

@@ -65,7 +65,7 @@ def test_a_shared_prefix_counts_like_an_own_one(model: Model, context: Context) 
 
 def test_cells_are_free_again_after_a_cut(model: Model, context: Context) -> None:
     prompt = model.tokenize("word " * 480, add_special=True)[:480]
-    for _ in range(6):
+    for _ in range(3):
         assert len(read_together(context, [prompt])) == 1
         context.cut(0, 0)
     read_together(context, [prompt])

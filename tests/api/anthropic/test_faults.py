@@ -44,7 +44,7 @@ async def answer(tmp_path: Path, parts: Parts, **fields: Any) -> httpx.Response:
 async def answer_of(tmp_path: Path, chat: Any, **fields: Any) -> httpx.Response:
     config = tmp_path / "config.toml"
     config.write_text(embedded_config(tmp_path / "none.gguf"))
-    service = cast("Service", SimpleNamespace(chat=chat, fleet=None))
+    service = cast("Service", SimpleNamespace(chat=chat, fleet=None, models=None))
     app = build_app(service, load_settings(config, {}, {}), cast("Any", None))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -52,7 +52,7 @@ def test_a_plain_request() -> None:
     assert wanted.messages == (Message("user", "Define gravity."),)
     assert wanted.options.max_tokens == 7
     assert wanted.options.stop == ("a", "b")
-    assert wanted.options.named == {"temperature", "top_p", "top_k"}
+    assert wanted.options.named == {"max_tokens", "temperature", "top_p", "top_k"}
     sampling = wanted.options.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 3)
     assert wanted.options.ignored == ()
@@ -62,7 +62,7 @@ def test_a_plain_request() -> None:
 def test_defaults_are_those_of_the_dialect() -> None:
     options = request(temperature=None).options
     assert (options.sampling.temperature, options.sampling.top_p) == (1.0, 1.0)
-    assert options.named == frozenset()
+    assert options.named == {"max_tokens"}
     assert (options.stop, options.format, options.keep_alive_s, options.truncate) == (None,) * 4
     assert options.think is False
 
