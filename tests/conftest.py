@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from server.chat.template import CHATML
+from tests.api.workshop import Workshop, open_workshop
 from tests.engine.gguf_files import with_chat_template
 from tests.running import PROJECT, RunningServer, embedded_config
 
@@ -57,3 +58,19 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
     """A plain HTTP client for the shared server."""
     with server.client() as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    """A server whose models come and go, beside a hub of its own."""
+    with open_workshop(tmp_path_factory.mktemp("workshop")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def bench(workshop: Workshop) -> Iterator[Workshop]:
+    """The same, with nothing left of the test before."""
+    workshop.tidy_up()
+    yield workshop
+    harm = [line for line in workshop.server.log if "Traceback" in line]
+    assert harm == []

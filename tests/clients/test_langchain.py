@@ -1,16 +1,18 @@
 """LangChain's client."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_ollama import ChatOllama
+from langchain_ollama import ChatOllama, OllamaEmbeddings
 from ollama import ResponseError
 from pydantic import BaseModel
 
 from tests.api.asking import GENERATOR
+from tests.api.workshop import EMBED, Workshop
 from tests.running import RunningServer
 
 HELLO = [HumanMessage("Define gravity.")]
@@ -118,3 +120,13 @@ def test_an_unknown_model(chat_with: Make) -> None:
     with pytest.raises(ResponseError, match="model 'nothing' not found") as raised:
         chat_with(model="nothing", validate_model_on_init=False).invoke(HELLO)
     assert raised.value.status_code == 404
+
+
+def test_embeddings(bench: Workshop) -> None:
+    embeddings = OllamaEmbeddings(model=EMBED, base_url=bench.server.url)
+    first, second = embeddings.embed_documents(["one", "another"])
+    assert math.isclose(math.hypot(*first), 1, abs_tol=1e-4)
+    assert first != second
+    assert embeddings.embed_query("one") == pytest.approx(first, abs=5e-3)
+    assert embeddings._client
+    embeddings._client._client.close()

@@ -34,13 +34,13 @@ CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NORMAL, CONTROL = 1, 3
 
 
-def write_llama(path: Path) -> Path:
-    """Plain attention."""
+def write_llama(path: Path, **vocabulary: Any) -> Path:
+    """Plain attention; ``vocabulary`` has more facts about the tokens."""
     weights = _Weights()
     for layer in range(LAYERS):
         weights.attention(layer)
         weights.feed_forward(layer)
-    return _write(path, "llama", _transformer(), weights)
+    return _write(path, "llama", _transformer(), weights, vocabulary)
 
 
 def write_gemma3(path: Path) -> Path:
@@ -207,7 +207,13 @@ class _Weights:
         self.tensors.append(Tensor(name, values.shape[::-1], values=values.astype(np.float32)))
 
 
-def _write(path: Path, architecture: str, facts: Mapping[str, Any], weights: _Weights) -> Path:
+def _write(
+    path: Path,
+    architecture: str,
+    facts: Mapping[str, Any],
+    weights: _Weights,
+    vocabulary: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     common = {
         "context_length": TRAINED_CONTEXT_TOKENS,
         "embedding_length": WIDTH,
@@ -215,7 +221,8 @@ def _write(path: Path, architecture: str, facts: Mapping[str, Any], weights: _We
     }
     own = {f"{architecture}.{key}": value for key, value in (common | dict(facts)).items()}
     general = {"general.architecture": architecture, "general.name": f"Tiny {architecture}"}
-    return write_gguf(path, general | own | _vocabulary(), weights.tensors)
+    tokens = _vocabulary() | {f"tokenizer.ggml.{key}": value for key, value in vocabulary.items()}
+    return write_gguf(path, general | own | tokens, weights.tensors)
 
 
 def _transformer() -> dict[str, Any]:
