@@ -362,8 +362,8 @@ class Soak:
             await asyncio.sleep(SAMPLE_S)
 
     async def _resident(self) -> list[dict[str, Any]]:
-        models: list[dict[str, Any]] = (await self._client.get("/api/ps")).raise_for_status().json()["models"]
-        return models
+        models = (await self._client.get("/api/ps")).raise_for_status().json()["models"]
+        return [model for model in models if model.get("state") != "loading"]
 
     async def _expect_idle(self) -> None:
         busy: dict[str, int] = {}

@@ -59,6 +59,16 @@ class Resident:
     tiers: CacheTiers
 
 
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A model that is being loaded, or waits for another on its device. ``part`` of its weights is there,
+    and so many requests are ``waiting`` for it."""
+
+    installed: Installed
+    part: float
+    waiting: int
+
+
 class Fleet:
     """All engines of the service. Belongs to the event loop; what blocks runs in threads."""
 
@@ -165,6 +175,17 @@ class Fleet:
         ]
         forever = datetime.datetime.max.replace(tzinfo=datetime.UTC)
         return tuple(sorted(found, key=lambda resident: resident.expires_at or forever, reverse=True))
+
+    def arriving(self) -> tuple[Arriving, ...]:
+        """The models that requests are waiting for."""
+        parts = self._loader.progress()
+        wanted = [berth for berth in self._berths.values() if berth.loaded is None and berth.users]
+        known = [(berth, self._catalogue.glance(berth.entry)) for berth in wanted]
+        return tuple(
+            Arriving(installed, parts.get(berth.entry.name.display, 0.0), berth.users)
+            for berth, installed in known
+            if installed is not None
+        )
 
     def loading(self) -> Mapping[str, float]:
         """Models that are being loaded, with the part of their weights that is there."""

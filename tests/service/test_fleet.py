@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from server.api.ollama import models
 from server.app import build_service
 from server.catalogue import Entry, ModelName, Parameters, Recipe
 from server.catalogue.records import Example
@@ -271,9 +272,14 @@ async def test_a_model_that_still_loads_has_a_queue_with_an_end(
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):
         await use()
+    assert await asyncio.to_thread(service.catalogue.inspect, entry)
+    [arriving] = service.fleet.arriving()
+    assert (arriving.installed.entry.name, arriving.part, arriving.waiting) == (entry.name, 0, room)
+    assert models.arriving(arriving)["state"] == "loading"
     may_load.set()
     await asyncio.gather(*waiting)
     await use()
+    assert (loaded(service), service.fleet.arriving()) == ({"one"}, ())
 
 
 @pytest.mark.parametrize("think", [False, None])

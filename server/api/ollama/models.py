@@ -8,7 +8,7 @@ from typing import Any
 from server.api.ollama.wire import ShowBody
 from server.catalogue import Installed, Recipe
 from server.engine.gguf import LazyArray
-from server.service.fleet import Resident
+from server.service.fleet import Arriving, Resident
 
 FOR_EVER = datetime.timedelta(days=292 * 365)
 """A date centuries away that every client can still read."""
@@ -53,25 +53,47 @@ def _parent(model: Installed) -> str:
 
 
 def resident(model: Resident) -> dict[str, Any]:
-    """An item of ``/api/ps``; ``slots`` is ours."""
-    name = model.installed.entry.name.display
+    """An item of ``/api/ps``; ``state``, ``device`` and ``slots`` are ours."""
     expires_at = model.expires_at or datetime.datetime.now(datetime.UTC) + FOR_EVER
     return {
-        "name": name,
-        "model": name,
+        **_named(model.installed),
         "size": model.placement.size_bytes,
         "size_vram": model.placement.vram_bytes,
-        "digest": model.installed.digest,
-        "details": details(model.installed),
         "expires_at": expires_at.astimezone().isoformat(),
         "context_length": model.state.context_tokens,
-        "device": model.installed.entry.settings.device,
+        "state": "loaded",
         "slots": {
             "total": model.state.slots,
             "running": model.state.running,
             "queued": model.state.queued,
             "cells_in_use": model.state.cells_in_use,
         },
+    }
+
+
+def arriving(model: Arriving) -> dict[str, Any]:
+    """The same for a model that is being loaded; ``loaded_part`` is from 0 to 1."""
+    slots = {"total": model.installed.entry.settings.slots, "running": 0, "queued": model.waiting}
+    return {
+        **_named(model.installed),
+        "size": model.installed.header.size_bytes,
+        "size_vram": 0,
+        "expires_at": (datetime.datetime.now(datetime.UTC) + FOR_EVER).astimezone().isoformat(),
+        "context_length": model.installed.window_tokens,
+        "state": "loading",
+        "loaded_part": round(model.part, 3),
+        "slots": {**slots, "cells_in_use": 0},
+    }
+
+
+def _named(model: Installed) -> dict[str, Any]:
+    name = model.entry.name.display
+    return {
+        "name": name,
+        "model": name,
+        "digest": model.digest,
+        "details": details(model),
+        "device": model.entry.settings.device,
     }
 
 

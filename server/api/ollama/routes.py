@@ -88,9 +88,9 @@ class _Routes:
         return JSONResponse({"models": [models.tag(model) for model in self._service.catalogue.installed()]})
 
     async def ps(self) -> Response:
-        return JSONResponse(
-            {"models": [models.resident(resident) for resident in self._service.fleet.residents()]}
-        )
+        fleet = self._service.fleet
+        loaded = [models.resident(resident) for resident in fleet.residents()]
+        return JSONResponse({"models": [*loaded, *map(models.arriving, fleet.arriving())]})
 
     async def show(self, request: Request) -> Response:
         body = parse(ShowBody, await read_json(request))
