@@ -90,7 +90,7 @@ def test_a_fault_is_told_in_the_words_of_json(kind: Any, body: dict[str, Any], t
 def test_a_tools_result_gets_the_name_of_its_call() -> None:
     messages = [
         {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "look", "arguments": {}}}]},
-        {"role": "tool", "content": "5", "tool_call_id": "c1"},
+        {"role": "TOOL", "content": "5", "tool_call_id": "c1"},
         {"role": "tool", "content": "6", "tool_call_id": "c1", "tool_name": "own"},
         {"role": "tool", "content": "7", "tool_call_id": "c2"},
     ]

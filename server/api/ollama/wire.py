@@ -46,10 +46,11 @@ class _Message(Lenient):
 
     def to_domain(self, called: "_Called") -> Message:
         """``called`` has the calls so far, and gets those of this message."""
+        role = self.role.lower()
         called.add(self.tool_calls)
-        name = called.name_of(self.tool_call_id) if self.role == "tool" else None
+        name = called.name_of(self.tool_call_id) if role == "tool" else None
         return Message(
-            role=self.role.lower(),
+            role=role,
             content=self.content,
             thinking=self.thinking,
             images=tuple(self.images),
