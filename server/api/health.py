@@ -1,9 +1,11 @@
 """How the cards and the engines are."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
 
 from server.service.fleet import Fleet, Resident
 
@@ -20,8 +22,15 @@ def _model(resident: Resident) -> dict[str, Any]:
 
 
 def health_router(fleet: Fleet) -> APIRouter:
-    """``/health/gpu``."""
+    """``/health`` and ``/health/gpu``."""
     router = APIRouter()
+
+    async def health() -> Response:
+        """For whoever watches: 200, or 503 where an engine has broken down and nobody has asked it since."""
+        faults = faults_of(fleet.residents())
+        if faults:
+            return JSONResponse({"status": "error", "faults": faults}, status_code=503)
+        return JSONResponse({"status": "ok"})
 
     def gpu() -> dict[str, Any]:
         """A plain function: NVML may block, so it runs in a thread."""
@@ -34,5 +43,12 @@ def health_router(fleet: Fleet) -> APIRouter:
             "loading": fleet.loading(),
         }
 
+    router.add_api_route("/health", health, methods=["GET"])
     router.add_api_route("/health/gpu", gpu, methods=["GET"])
     return router
+
+
+def faults_of(residents: Sequence[Resident]) -> dict[str, str]:
+    """What is wrong with which model; its next request loads it anew."""
+    named = {resident.installed.entry.name.display: resident.state.fault for resident in residents}
+    return {name: fault for name, fault in named.items() if fault}

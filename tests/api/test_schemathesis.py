@@ -11,7 +11,16 @@ from tests.api.test_any_request import ALLOWED, BODIES, WORKSHOP_BODIES, short
 from tests.api.workshop import Workshop
 from tests.running import RunningServer
 
-PATHS = ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/{name}", "/health/gpu")
+PATHS = (
+    "/",
+    "/api/version",
+    "/api/tags",
+    "/api/ps",
+    "/v1/models",
+    "/v1/models/{name}",
+    "/health",
+    "/health/gpu",
+)
 WORKSHOP_PATHS = (*WORKSHOP_BODIES, "/api/blobs/{digest}", "/api/status")
 
 

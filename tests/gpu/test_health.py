@@ -1,10 +1,13 @@
 """``/health/gpu`` of the real server, with a driver and without."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 
+from server.api.health import faults_of
+from server.catalogue import ModelName
 from tests.gpu.fake_nvml import GPU_IS_LOST, NAMES, PCI_BUS_IDS, FakeNvml
 from tests.running import RunningServer, embedded_config
 
@@ -66,6 +69,20 @@ def test_the_engines_are_shown_with_what_they_have_done(server: RunningServer) -
     assert (after["running"], after["queued"], after["cells_in_use"]) == (0, 0, 0)
     assert after["kept_tokens"] > 0
     assert after["cache"].keys() == {"ram_bytes", "disk_bytes", "states", "evictions"}
+
+
+def test_all_is_well(server: RunningServer) -> None:
+    with server.client() as client:
+        response = client.get("/health")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_an_engine_that_broke_down_is_told_of() -> None:
+    def resident(name: str, fault: str | None) -> Any:
+        entry = SimpleNamespace(name=ModelName.parse(name))
+        return SimpleNamespace(installed=SimpleNamespace(entry=entry), state=SimpleNamespace(fault=fault))
+
+    assert faults_of([resident("a", None), resident("b", "it burst")]) == {"b:latest": "it burst"}
 
 
 def _generator(client: httpx.Client) -> dict[str, Any]:
