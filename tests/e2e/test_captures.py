@@ -10,13 +10,14 @@ import httpx
 import pytest
 
 from tests.conftest import QWEN
-from tests.engine.gguf_files import with_chat_template, with_context_length
+from tests.engine.gguf_files import with_chat_template, with_context_length, with_layers
 from tests.running import PROJECT, RunningServer, embedded_config
 
 CAPTURES = PROJECT.parent / "shared" / "cline-captures"
 WINDOW_TOKENS = 65536
 """The longest of the requests has 45,000 tokens."""
 ANSWER_TOKENS = 24
+LAYERS = 2
 SESSIONS_AT_ONCE = 2
 
 pytestmark = [
@@ -27,16 +28,17 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def wide_server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The embedded model with a template that knows tools, and with a window wider than it was trained for:
-    what it says does not matter here."""
+    """The first layers of the embedded model with a template that knows tools, and with a window wider than
+    it was trained for: what it says does not matter here."""
     folder = tmp_path_factory.mktemp("captures")
     tools = with_chat_template(embedded_model, folder / "tools.gguf", QWEN.read_text())
     wide = with_context_length(tools, folder / "wide.gguf", WINDOW_TOKENS)
+    quick = with_layers(wide, folder / "quick.gguf", LAYERS)
     config = folder / "config.toml"
     window = {"context": WINDOW_TOKENS, "slots": SESSIONS_AT_ONCE}
     helper = {"path": str(embedded_model), "preload": False}
     router = {"max_ctx_size": WINDOW_TOKENS, "strategy_a_max": WINDOW_TOKENS, "strategy_b_max": WINDOW_TOKENS}
-    config.write_text(embedded_config(wide, generator=window, helper=helper, router=router))
+    config.write_text(embedded_config(quick, generator=window, helper=helper, router=router))
     running = RunningServer(config)
     yield running
     running.kill()
