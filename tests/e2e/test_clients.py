@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.running import RunningServer
 
@@ -86,6 +87,7 @@ def test_hanging_up_in_the_middle_of_a_long_prompt_frees_the_slot(
     raise AssertionError(helper)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_200_requests(server: RunningServer, client: httpx.Client) -> None:
     def ask(number: int) -> None:
         request = body(f"Question {number}: " + "what is it? " * (number % 7), 2)
