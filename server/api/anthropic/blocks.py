@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
@@ -90,13 +90,12 @@ class _ResultBlock(Lenient):
     content: Annotated[list[_ResultPart], BeforeValidator(as_blocks)] = Field(default_factory=list)
     is_error: bool = False
 
-    def to_domain(self, name: str | None) -> Message:
+    def to_domain(self) -> Message:
         texts = (_text_of(part) for part in self.content if not isinstance(part, ImageBlock))
         return Message(
             "tool",
             _marked(_joined(texts), is_error=self.is_error),
             images=tuple(part.source.data for part in self.content if isinstance(part, ImageBlock)),
-            tool_name=name,
             tool_call_id=self.tool_use_id,
         )
 
@@ -107,9 +106,9 @@ class _ServerResultBlock(Lenient):
     tool_use_id: str
     content: Any = ""
 
-    def to_domain(self, name: str | None) -> Message:
+    def to_domain(self) -> Message:
         found = self.content if isinstance(self.content, str) else _json(self.content)
-        return Message("tool", found, tool_name=name, tool_call_id=self.tool_use_id)
+        return Message("tool", found, tool_call_id=self.tool_use_id)
 
 
 def _kind(value: Any) -> str | None:
@@ -149,13 +148,8 @@ Block = Annotated[
 Content = Annotated[list[Block], BeforeValidator(as_blocks)]
 
 
-def call_names(blocks: Iterable[Block]) -> dict[str, str]:
-    """The tools that were called, by the ids of the calls."""
-    return {block.id: block.name for block in blocks if isinstance(block, _CallBlock)}
-
-
-def to_messages(role: str, blocks: Sequence[Block], names: Mapping[str, str]) -> Iterator[Message]:
-    """One message of Anthropic's is several here where it holds results; ``names`` as of :func:`call_names`.
+def to_messages(role: str, blocks: Sequence[Block]) -> Iterator[Message]:
+    """One message of Anthropic's is several here where it holds results.
 
     The user's results come before the user's words: nothing may stand between a call and its result.
     """
@@ -165,7 +159,7 @@ def to_messages(role: str, blocks: Sequence[Block], names: Mapping[str, str]) ->
         yield Message(role)
     for are_results, run in itertools.groupby(blocks, _is_result):
         if are_results:
-            yield from (_result(block, names) for block in run)
+            yield from (_result(block) for block in run)
         else:
             yield _said(role, tuple(run))
 
@@ -174,10 +168,10 @@ def _is_result(block: Block) -> bool:
     return isinstance(block, _ResultBlock | _ServerResultBlock)
 
 
-def _result(block: Block, names: Mapping[str, str]) -> Message:
+def _result(block: Block) -> Message:
     if not isinstance(block, _ResultBlock | _ServerResultBlock):
         raise TypeError(f"{block} is no result")
-    return block.to_domain(names.get(block.tool_use_id))
+    return block.to_domain()
 
 
 def _said(role: str, blocks: Sequence[Block]) -> Message:

@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from server.api.anthropic.blocks import Content, TextBlock, as_blocks, call_names, to_messages
+from server.api.anthropic.blocks import Content, TextBlock, as_blocks, to_messages
 from server.api.bodies import Lenient, shown
 from server.api.options import read_keep_alive, read_options
+from server.api.results import named_results
 from server.domain.chat import ChatRequest, JsonObject, Message, RunOptions, ToolChoice, ToolMode
 from server.domain.errors import InvalidRequest
 from server.domain.generation import Sampling
@@ -170,7 +171,7 @@ class MessagesBody(Lenient):
         self._check()
         return ChatRequest(
             model=self.model,
-            messages=tuple(self._conversation()),
+            messages=tuple(named_results(self._conversation())),
             tools=tuple(tool.to_domain() for tool in self.tools if isinstance(tool, _CustomTool)),
             tool_choice=self.tool_choice.to_domain(),
             options=self._run_options(),
@@ -218,10 +219,8 @@ class MessagesBody(Lenient):
         system = "\n\n".join(text for text in map(_without_billing, self._system_texts()) if text)
         if system:
             yield Message("system", system)
-        names: dict[str, str] = {}
         for message in self.messages:
-            names |= call_names(message.content)
-            yield from to_messages(message.role, message.content, names)
+            yield from to_messages(message.role, message.content)
 
     def _system_texts(self) -> list[str]:
         return [block.text for block in self.system]

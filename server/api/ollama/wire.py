@@ -1,7 +1,6 @@
 """Bodies of ``/api/chat`` and ``/api/generate``: JSON to the domain, and the domain to JSON."""
 
 import datetime
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from server.api.options import (
     read_think,
     read_tool_choice,
 )
+from server.api.results import named_results
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import TokenScore
@@ -44,43 +44,18 @@ class _Message(Lenient):
     tool_name: str | None = None
     tool_call_id: str | None = None
 
-    def to_domain(self, called: "_Called") -> Message:
-        """``called`` has the calls so far, and gets those of this message."""
-        role = self.role.lower()
-        called.add(self.tool_calls)
-        name = called.name_of(self.tool_call_id) if role == "tool" else None
+    def to_domain(self) -> Message:
         return Message(
-            role=role,
+            role=self.role.lower(),
             content=self.content,
             thinking=self.thinking,
             images=tuple(self.images),
             tool_calls=tuple(
                 ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls
             ),
-            tool_name=self.tool_name or name,
+            tool_name=self.tool_name,
             tool_call_id=self.tool_call_id,
         )
-
-
-class _Called:
-    """The tool calls of a conversation, and the names of those that the next results are of."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, str] = {}
-        self._open: list[tuple[str | None, str]] = []
-
-    def add(self, calls: Sequence[_ToolCall]) -> None:
-        """The calls of one message; results that come behind it are theirs."""
-        if calls:
-            self._open = [(call.id, call.function.name) for call in calls]
-            self._names.update({call.id: call.function.name for call in calls if call.id})
-
-    def name_of(self, call_id: str | None) -> str | None:
-        """By its id, or without one in the order of the calls."""
-        if call_id is not None:
-            self._open = [call for call in self._open if call[0] != call_id]
-            return self._names.get(call_id)
-        return self._open.pop(0)[1] if self._open else None
 
 
 class Run(Lenient):
@@ -139,12 +114,11 @@ class ChatBody(Run):
     def to_domain(self) -> ChatRequest:
         """Raises InvalidRequest."""
         options = self.run_options()
-        called = _Called()
         # An agent shortens its history itself once it is told that it must, and better than this would.
         truncate = not self.tools if self.truncate is None else self.truncate
         return ChatRequest(
             model=self.model,
-            messages=tuple(message.to_domain(called) for message in self.messages),
+            messages=tuple(named_results(message.to_domain() for message in self.messages)),
             tools=tuple(self.tools),
             tool_choice=read_tool_choice(self.tool_choice),
             options=replace(options, truncate=truncate),

@@ -6,6 +6,7 @@ from typing import Any
 from server.api.bodies import Lenient
 from server.api.openai.content import Content, read_content
 from server.api.openai.tools import read_arguments
+from server.api.results import named_results
 from server.domain.chat import Message, ToolCall
 from server.domain.errors import InvalidRequest
 
@@ -32,18 +33,13 @@ class ChatMessage(Lenient):
     name: str | None = None
     function_call: Any = None
 
-    def to_domain(self, place: str, called: dict[str, str]) -> Message:
-        """``called`` has the name of each call so far by its id, and gets those of this message.
-
-        Raises:
-            InvalidRequest: naming ``place``.
-        """
+    def to_domain(self, place: str) -> Message:
+        """Raises InvalidRequest, naming ``place``."""
         self._refuse_function_calls(place)
         content = self._content(place)
         calls = tuple(
             _call(f"{place}.tool_calls.{number}", call) for number, call in enumerate(self.tool_calls or ())
         )
-        called.update({call.id: call.name for call in calls if call.id})
         role = domain_role(self.role)
         return Message(
             role=role,
@@ -51,7 +47,7 @@ class ChatMessage(Lenient):
             thinking=self.reasoning or self.reasoning_content,
             images=content.images,
             tool_calls=calls,
-            tool_name=called.get(self.tool_call_id or "", self.name) if role == "tool" else None,
+            tool_name=self.name if role == "tool" else None,
             tool_call_id=self.tool_call_id,
         )
 
@@ -80,8 +76,8 @@ def domain_role(role: str) -> str:
 
 def to_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Raises InvalidRequest."""
-    called: dict[str, str] = {}
-    return tuple(message.to_domain(f"messages.{number}", called) for number, message in enumerate(messages))
+    read = (message.to_domain(f"messages.{number}") for number, message in enumerate(messages))
+    return tuple(named_results(read))
 
 
 def _call(place: str, call: _ToolCall) -> ToolCall:

@@ -10,6 +10,7 @@ from server.api.bodies import Lenient, parse, shown
 from server.api.openai.content import read_content
 from server.api.openai.messages import domain_role
 from server.api.openai.tools import read_arguments
+from server.api.results import named_results
 from server.domain.chat import Message, ToolCall
 from server.domain.errors import InvalidRequest
 
@@ -59,7 +60,7 @@ def read_input(value: Any, instructions: str) -> tuple[Message, ...]:
         raise InvalidRequest(f"input must be a string or an array of items, but it is {shown(value)}")
     if not value:
         raise InvalidRequest("input is empty: there is nothing to respond to")
-    return tuple(conversation.messages)
+    return tuple(named_results(conversation.messages))
 
 
 def qualified(namespace: str, name: str) -> str:
@@ -73,7 +74,6 @@ class _Conversation:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self._thoughts: list[str] = []
-        self._called: dict[str, str] = {}
         self._readers: Mapping[str, Callable[[dict[str, Any]], None]] = {
             "message": self._message,
             "function_call": self._call,
@@ -116,7 +116,6 @@ class _Conversation:
         read = parse(_CallItem, item)
         name = qualified(read.namespace, read.name)
         call = ToolCall(name, read_arguments("arguments", read.arguments), read.call_id)
-        self._called[read.call_id] = name
         last = self.messages[-1] if self.messages else None
         if last is not None and last.role == "assistant" and not self._thoughts:
             self.messages[-1] = replace(last, tool_calls=(*last.tool_calls, call))
@@ -127,15 +126,7 @@ class _Conversation:
         read = parse(_OutputItem, item)
         content = read_content("output", read.output)
         self.end_thought()
-        self._add(
-            Message(
-                "tool",
-                content.text,
-                images=content.images,
-                tool_name=self._called.get(read.call_id),
-                tool_call_id=read.call_id,
-            )
-        )
+        self._add(Message("tool", content.text, images=content.images, tool_call_id=read.call_id))
 
     def _reasoning(self, item: dict[str, Any]) -> None:
         read = parse(_ReasoningItem, item)
