@@ -20,6 +20,7 @@ from server.api.ollama.routes import ollama_router
 from server.api.ollama.texts import texts_router
 from server.api.openai.errors import openai_refusal
 from server.api.openai.routes import openai_router
+from server.api.router import router_router
 from server.catalogue import Catalogue
 from server.config import Settings
 from server.domain.errors import QueueFull, ServiceError
@@ -60,6 +61,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(openai_router(service))
     app.include_router(texts_router(service))
     app.include_router(anthropic_router(service))
+    app.include_router(router_router(service))
     app.include_router(health_router(service.fleet))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)

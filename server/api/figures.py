@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from server.routing.squeeze import Shortening
+from server.service.originals import original_name
 from server.service.reply import Opening
 from server.service.report import Outcome, Routing
 
@@ -25,11 +27,27 @@ def what_was_done(outcome: Outcome) -> dict[str, Any]:
     }
     if routing.fallback:
         done["fallback"] = routing.fallback
+    if routing.shortened:
+        done["shortened"] = [shortened(one) for one in routing.shortened]
     if routing.dropped_messages:
         done["dropped_messages"] = routing.dropped_messages
     if outcome.ignored:
         done["ignored"] = list(outcome.ignored)
     return done
+
+
+def shortened(shortening: Shortening) -> dict[str, Any]:
+    """One tool result that the model read in fewer words; lengths are characters."""
+    result = shortening.result
+    return {
+        "message": result.key.message,
+        "part": result.key.part,
+        "subject": result.subject,
+        "how": shortening.rung.value,
+        "original": original_name(result.text),
+        "characters": len(result.text),
+        "characters_sent": len(shortening.text),
+    }
 
 
 def without_effect(names: tuple[str, ...]) -> dict[str, Any]:

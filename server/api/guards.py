@@ -37,6 +37,7 @@ _HEADERS = ", ".join(
     (
         *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "OpenAI-Beta"),
         *("X-Api-Key", "Anthropic-Version", "Anthropic-Beta", "X-Request-Id"),
+        "X-LLM-Optimizer-Policy",
         *(f"x-stainless-{name}" for name in _STAINLESS),
     )
 )

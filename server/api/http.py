@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import anyio
@@ -14,7 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.guards import request_id
 from server.api.packed import unpacked
+from server.domain.chat import ChatRequest, Policy
 from server.domain.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -39,6 +42,9 @@ DEEPEST_JSON = 200
 """Far beyond any JSON schema, and far below where Python's recursion ends."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+POLICY_HEADER = "X-LLM-Optimizer-Policy"
+"""By what rules a chat wants to be routed."""
 
 STATUSES: Mapping[type[ServiceError], int] = {
     InvalidRequest: 400,
@@ -115,6 +121,19 @@ def _without_half_characters(value: Any) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def as_asked(wanted: ChatRequest, request: Request) -> ChatRequest:
+    """A chat with what the headers say of it: its id, and the policy that it asks for.
+
+    Raises:
+        InvalidRequest: there is no such policy.
+    """
+    name = request.headers.get(POLICY_HEADER)
+    if name is not None and name not in set(Policy):
+        known = ", ".join(Policy)
+        raise InvalidRequest(f'{POLICY_HEADER} must be one of {known}, but it is "{name}"')
+    return replace(wanted, id=request_id(request.scope), policy=Policy(name) if name else None)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -201,6 +201,13 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         le=_MOST_TOKENS,
         description="Device memory in MiB that must stay free once the model is loaded.",
     )
+    policy: Literal["auto", "direct", "thresholds", "agent"] = Field(
+        default="direct",
+        description="How chats with this model are routed: thresholds goes by the router's strategy_a_max "
+        "and strategy_b_max; agent touches nothing until a chat outgrows the context window, and then "
+        "shortens old tool results; auto is agent for coding agents and thresholds for all others; direct "
+        "shortens nothing. A request may ask for another by the header X-LLM-Optimizer-Policy.",
+    )
 
     @model_validator(mode="after")
     def _check_attention(self) -> Self:
@@ -222,16 +229,35 @@ class RouterSettings(BaseModel, frozen=True, extra="forbid"):
         strict=True,
         ge=0,
         le=_MOST_TOKENS,
-        description="A chat of fewer estimated tokens (characters / 4) is answered by the generator alone "
-        "(strategy A).",
+        description="A chat with fewer tokens that may be shortened, and that the generator has not read "
+        "before, is answered by the generator alone (strategy A).",
     )
     strategy_b_max: int = Field(
         default=6000,
         strict=True,
         ge=0,
         le=_MOST_TOKENS,
-        description="Up to so many estimated tokens the helper shortens a chat in one pass (strategy B); "
+        description="Up to so many of those tokens the helper shortens a chat in one pass (strategy B); "
         "a longer one is shortened piece by piece (strategy C). It must not be below strategy_a_max.",
+    )
+    token_estimator: Literal["tokenizer", "chars"] = Field(
+        default="tokenizer",
+        description="What the two thresholds are held against: tokens as the generator's tokenizer counts "
+        "them, or the characters of the whole chat / 4.",
+    )
+    originals_mib: int = Field(
+        default=32,
+        strict=True,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Host memory in MiB for texts that were shortened, to be looked up at "
+        "/api/router/original; 0 keeps none.",
+    )
+    summaries_by_helper: bool = Field(
+        default=False,
+        strict=True,
+        description="Whether the helper itself answers programs that ask the generator for a summary, "
+        "a title or a commit message.",
     )
     max_ctx_size: int = Field(
         default=32_768,
@@ -277,6 +303,7 @@ _GENERATOR = ModelSettings(
     device="cuda:0",
     context=32_768,
     memory_margin_mib=256,
+    policy="auto",
 )
 _HELPER = ModelSettings(
     name="qwen3:1.7b",

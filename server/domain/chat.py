@@ -48,6 +48,18 @@ class ToolChoice:
     name: str | None = None
 
 
+class Policy(StrEnum):
+    """By what rules a chat is routed.
+
+    ``auto`` is ``agent`` where an agent is at work, else ``thresholds``; ``direct`` shortens nothing.
+    """
+
+    AUTO = "auto"
+    DIRECT = "direct"
+    THRESHOLDS = "thresholds"
+    AGENT = "agent"
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How a request wants to be run. None means: as the settings or the model say.
@@ -89,6 +101,8 @@ class ChatRequest:
     """The path that the request came by, for the log."""
     id: str = ""
     """What the request is called in the log and in the answer's header."""
+    policy: Policy | None = None
+    """By what rules it wants to be routed; None: as the settings say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from server.engine.figures import Figures
 from server.engine.lane import NOWHERE, Lane
 from server.engine.library import Context
-from server.engine.prefix import Held, Match, PrefixCache, common_prefix, distinct_tokens
+from server.engine.prefix import Held, Match, PrefixCache, Tokens, common_prefix, distinct_tokens
 from server.engine.store import StateStore, Stored
 
 WORTH_MOVING_TOKENS = 64
@@ -39,6 +39,11 @@ class Cells:
     def kept_tokens(self) -> int:
         """Sum of their tokens, shared ones counted for each."""
         return self._cache.kept_tokens
+
+    @property
+    def known(self) -> tuple[Tokens, ...]:
+        """What finished conversations and beginnings hold, wherever their states are; never changed."""
+        return (*(held.tokens for held in self._cache.kept), *self._store.known)
 
     def place(self, lane: Lane) -> bool:
         """Give a lane its sequence, with as much of its beginning as is known anywhere.

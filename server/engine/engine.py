@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from server.engine.disktier import DiskTier
 from server.engine.figures import Figures
 from server.engine.lane import Job
 from server.engine.library import Context, ContextShape, Library, Model
+from server.engine.prefix import Tokens, common_prefix, tokens_of
 from server.engine.runner import Runner
 from server.engine.store import StateStore
 
@@ -142,6 +143,7 @@ class Engine:
         self._opened: Future[_Opened] = Future()
         self._progress: Callable[[float], None] = lambda part: None
         self._state = EngineState(spec.slots, 0, 0, spec.context_tokens, 0, 0, 0)
+        self._known: tuple[Tokens, ...] = ()
         self._thread = threading.Thread(target=self._live, name=f"engine {spec.path.name}", daemon=True)
 
     @classmethod
@@ -183,6 +185,14 @@ class Engine:
         """What is kept outside of the KV cache."""
         store = self._opened.result().store
         return CacheTiers(store.ram_bytes, store.disk_bytes, store.entries, store.evictions)
+
+    def known_tokens(self, prompt: Sequence[int]) -> int:
+        """How many tokens at the start of ``prompt`` a conversation that is kept somewhere begins with.
+
+        As of the last look at it: by the time the prompt is read, it may be more or less.
+        """
+        tokens = tokens_of(prompt)
+        return max((common_prefix(tokens, known) for known in self._known), default=0)
 
     def submit(self, generation: Generation, sink: EventSink) -> Job:
         """Queue a generation; its events go to ``sink`` on the engine's thread.
@@ -382,6 +392,7 @@ class Engine:
             self._look(runner)
 
     def _look(self, runner: Runner) -> None:
+        self._known = runner.cells.known
         self._state = EngineState(
             slots=self.spec.slots,
             running=runner.running,

@@ -165,6 +165,11 @@ class PrefixCache:
                 return True
         return False
 
+    @property
+    def kept(self) -> tuple[Held, ...]:
+        """Everything that is kept."""
+        return tuple(self._kept.values())
+
     def kept_beside(self, sequence: int) -> tuple[Held, ...]:
         """What is kept in other sequences."""
         return tuple(held for held in self._kept.values() if held.sequence != sequence)

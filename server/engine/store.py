@@ -104,6 +104,12 @@ class StateStore:
             return len(self._entries)
 
     @property
+    def known(self) -> tuple[Tokens, ...]:
+        """The tokens of all states."""
+        with self._lock:
+            return tuple(entry.tokens for entry in self._entries.values())
+
+    @property
     def evictions(self) -> int:
         """States that were given up so far to make room, in memory or on disk."""
         with self._lock:

@@ -1,11 +1,19 @@
 """A, B or C: one pure function, with its reason in words."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from server.domain.chat import Message
+from server.domain.chat import Message, Policy
 from server.routing.keep import Division, divide, message_chars
+from server.routing.pieces import as_text
+from server.routing.squeeze import START_SHARE, Marks
+
+ANSWER_TOKENS = 512
+"""Room that an answer of unknown length should find in the window."""
+
+Count = Callable[[str], int]
+"""Tokens of a text in the generator's vocabulary."""
 
 
 class Strategy(StrEnum):
@@ -18,39 +26,120 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Below ``a_max`` estimated tokens a chat is A, up to ``b_max`` it is B, above it is C.
+    """Below ``a_max`` tokens that may be shortened and are not read yet a chat is A, up to ``b_max`` it is B,
+    above it is C.
 
-    What is shortened has at least ``min_material_chars`` characters.
+    What is shortened has at least ``min_material_chars`` characters. ``by_chars``: a chat counts as a
+    quarter of its characters, whatever the cache holds.
     """
 
     a_max: int
     b_max: int
     min_material_chars: int
+    by_chars: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a chat before anything is done with it.
+
+    ``tokens`` is the prompt as the client sent it; ``held_tokens`` of those are in the generator's cache,
+    and ``window_tokens`` fit. ``agent`` says in words what shows that an agent is at work.
+    """
+
+    tokens: int
+    held_tokens: int
+    window_tokens: int
+    agent: str | None
+
+    @property
+    def unread_tokens(self) -> int:
+        """What the generator would have to read."""
+        return self.tokens - self.held_tokens
+
+    @property
+    def fits(self) -> bool:
+        """Whether the window holds the chat and a short answer."""
+        return self.tokens + min(ANSWER_TOKENS, self.window_tokens // 4) <= self.window_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done with a chat; ``division`` says what B and C may shorten."""
+    """What will be done with a chat. ``division`` says what B and C may shorten; ``squeeze`` that old tool
+    results give way. ``tokens`` is what the log calls the chat's size."""
 
     strategy: Strategy
-    estimated_tokens: int
+    tokens: int
     reason: str
     division: Division | None = None
+    squeeze: bool = False
+
+
+def decide(
+    messages: Sequence[Message], facts: Facts, policy: Policy, thresholds: Thresholds, count: Count
+) -> Plan:
+    """Choose what to do with a chat under ``policy``."""
+    if policy is Policy.DIRECT:
+        return Plan(Strategy.A, facts.tokens, "the policy is direct")
+    if policy is Policy.AGENT:
+        return _for_agent(facts, "the policy is agent")
+    if policy is Policy.AUTO and facts.agent:
+        return _for_agent(facts, facts.agent)
+    if thresholds.by_chars:
+        return _by_chars(messages, thresholds)
+    return _by_tokens(messages, facts, thresholds, count)
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
-    """Characters / 4: good enough for the class, and free."""
+    """Characters / 4: free, and wrong by a factor of 1.4 where a chat is full of code."""
     return sum(map(message_chars, messages)) // 4
 
 
-def decide(messages: Sequence[Message], thresholds: Thresholds) -> Plan:
-    """Choose the strategy for a chat that names the generator."""
+def _for_agent(facts: Facts, why: str) -> Plan:
+    start = Marks.of(facts.window_tokens).start
+    share = f"{START_SHARE:.0%} of the window of {facts.window_tokens}"
+    if facts.tokens <= start:
+        return Plan(Strategy.A, facts.tokens, f"{why}: {facts.tokens} tokens are within {share}")
+    reason = f"{why}: {facts.tokens} tokens are above {share}, so old tool results give way"
+    return Plan(Strategy.A, facts.tokens, reason, squeeze=True)
+
+
+def _by_chars(messages: Sequence[Message], thresholds: Thresholds) -> Plan:
     tokens = estimate_tokens(messages)
     if tokens < thresholds.a_max:
         return Plan(Strategy.A, tokens, f"{tokens} tokens are below STRATEGY_A_MAX = {thresholds.a_max}")
-    division = divide(messages, thresholds.a_max * 4, thresholds.min_material_chars)
+    division = _division(messages, thresholds)
     if division is None:
         return Plan(Strategy.A, tokens, "nothing in this chat may be shortened")
-    if tokens <= thresholds.b_max:
-        return Plan(Strategy.B, tokens, f"up to STRATEGY_B_MAX = {thresholds.b_max}: one pass", division)
-    return Plan(Strategy.C, tokens, f"above STRATEGY_B_MAX = {thresholds.b_max}: map-reduce", division)
+    return _shorten(tokens, tokens, division, thresholds)
+
+
+def _by_tokens(messages: Sequence[Message], facts: Facts, thresholds: Thresholds, count: Count) -> Plan:
+    a_max, size = thresholds.a_max, facts.tokens
+    if facts.fits and size < a_max:
+        return Plan(Strategy.A, size, f"{size} tokens are below STRATEGY_A_MAX = {a_max}")
+    if facts.fits and facts.unread_tokens < a_max:
+        reason = f"{facts.unread_tokens} tokens are not in the cache yet, below STRATEGY_A_MAX = {a_max}"
+        return Plan(Strategy.A, size, reason)
+    division = _division(messages, thresholds)
+    if division is None:
+        return Plan(Strategy.A, size, "nothing in this chat may be shortened")
+    material = count(as_text(division.history, division.parts.material))
+    if not facts.fits:
+        return _shorten(size, material, division, thresholds)
+    material = min(material, facts.unread_tokens)
+    if material < a_max:
+        reason = f"{material} tokens may be shortened, below STRATEGY_A_MAX = {a_max}"
+        return Plan(Strategy.A, size, reason)
+    return _shorten(size, material, division, thresholds)
+
+
+def _division(messages: Sequence[Message], thresholds: Thresholds) -> Division | None:
+    return divide(messages, thresholds.a_max * 4, thresholds.min_material_chars)
+
+
+def _shorten(size: int, material: int, division: Division, thresholds: Thresholds) -> Plan:
+    b_max = thresholds.b_max
+    if material <= b_max:
+        return Plan(Strategy.B, size, f"up to STRATEGY_B_MAX = {b_max}: one pass", division)
+    return Plan(Strategy.C, size, f"above STRATEGY_B_MAX = {b_max}: map-reduce", division)

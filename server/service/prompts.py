@@ -62,7 +62,7 @@ async def chat_prompt(
     loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
 ) -> Prompt:
     """Render ``messages`` with the model's template. Runs in a thread: long histories take a while."""
-    return await asyncio.to_thread(_chat_prompt, loaded, messages, tools, think)
+    return await asyncio.to_thread(rendered_prompt, loaded, messages, tools, think)
 
 
 async def truncated_prompt(
@@ -77,7 +77,7 @@ async def truncated_prompt(
     room = loaded.context_tokens - min(options.max_tokens or ROOM_TOKENS, loaded.context_tokens // 4)
 
     def prompt_of(some: Sequence[Message]) -> Prompt:
-        return _chat_prompt(loaded, (*front, *some), tools, options.think)
+        return rendered_prompt(loaded, (*front, *some), tools, options.think)
 
     def search() -> tuple[Prompt, int] | None:
         found = without_oldest(messages, lambda some: len(prompt_of(some).tokens) <= room)
@@ -130,9 +130,10 @@ def check_fits(prompt: Prompt, loaded: Loaded) -> None:
         raise PromptTooLong(len(prompt.tokens), loaded.context_tokens)
 
 
-def _chat_prompt(
+def rendered_prompt(
     loaded: Loaded, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
 ) -> Prompt:
+    """What :func:`chat_prompt` does, on this thread."""
     text = loaded.template.render(messages, tools, think)
     can_think = loaded.template.supports_thinking
     # Some templates open the thinking whether it is wanted or not.
@@ -153,7 +154,7 @@ def _completion_prompt(loaded: Loaded, request: CompletionRequest) -> Prompt:
     system = [Message("system", request.system)] if request.system else []
     check_tokens(loaded, "context", request.context)
     messages = (*system, *request.examples, Message("user", request.prompt))
-    prompt = _chat_prompt(loaded, messages, (), request.options.think)
+    prompt = rendered_prompt(loaded, messages, (), request.options.think)
     if not request.context:
         return prompt
     return Prompt((*request.context, *prompt.tokens), prompt.expected)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from server.chat.parse import THINK_CLOSE
 from server.domain.generation import FinishReason, Usage
 from server.routing.decide import Plan, Strategy
+from server.routing.squeeze import Shortening, Squeezed
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -28,6 +29,8 @@ class Routing:
     fallback: str | None = None
     dropped_messages: int = 0
     """So many of the oldest were left out, because the chat did not fit and the client allows it."""
+    shortened: tuple[Shortening, ...] = ()
+    """Old tool results of an agent's session that the model read in fewer words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,11 @@ def log_plan(route: str, plan: Plan, *, stream: bool) -> None:
     """The lines that the user greps for, when the strategy is chosen."""
     match plan.strategy:
         case Strategy.A:
-            logger.info("%s: direto GPU0 (%d tokens, stream=%s)", route, plan.estimated_tokens, stream)
+            logger.info("%s: direto GPU0 (%d tokens, stream=%s)", route, plan.tokens, stream)
         case Strategy.B:
-            logger.info("%s: dual-GPU pipeline B (%d tokens)", route, plan.estimated_tokens)
+            logger.info("%s: dual-GPU pipeline B (%d tokens)", route, plan.tokens)
         case Strategy.C:
-            logger.info("%s: map-reduce pipeline C (%d tokens)", route, plan.estimated_tokens)
+            logger.info("%s: map-reduce pipeline C (%d tokens)", route, plan.tokens)
 
 
 def log_summaries(
@@ -95,9 +98,16 @@ def log_fallback(route: str, plan: Plan, why: str) -> None:
     logger.warning(
         "%s: fallback direto GPU0 (%d tokens, pipeline %s): %s",
         route,
-        plan.estimated_tokens,
+        plan.tokens,
         plan.strategy.value,
         why,
+    )
+
+
+def log_squeezed(route: str, squeezed: Squeezed, received: int, sent: int) -> None:
+    """One line for each request whose old tool results were shortened."""
+    logger.info(
+        "%s: %d old tool results shortened, %d → %d tokens", route, len(squeezed.shortenings), received, sent
     )
 
 

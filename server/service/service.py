@@ -20,13 +20,17 @@ from server.domain.chat import (
 )
 from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
 from server.domain.generation import Finished, FinishReason, TextDelta, TokenScore
-from server.routing.decide import Plan, Strategy, Thresholds, decide
+from server.routing.decide import Plan, Strategy
 from server.routing.shorten import HelperFailed, Limits, Shortened, shorten
+from server.routing.squeeze import Shortening
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
 from server.service.helper import LoadedHelper
 from server.service.loading import Loaded
 from server.service.models import Models
+from server.service.originals import Originals
+from server.service.placement import MIB
+from server.service.planning import Explanation, Planner, facts_of, policy_of, squeezed_prompt
 from server.service.prompts import (
     Prompt,
     chat_prompt,
@@ -47,6 +51,7 @@ from server.service.report import (
     log_ignored,
     log_outcome,
     log_plan,
+    log_squeezed,
     log_summaries,
     thinking_length,
 )
@@ -89,9 +94,8 @@ class Service:
         self.fleet = fleet
         self.catalogue = catalogue
         self.models = Models(catalogue, fleet)
-        self._thresholds = Thresholds(
-            router.strategy_a_max, router.strategy_b_max, min_material_chars=2 * router.summary_chars_max
-        )
+        self.originals = Originals(router.originals_mib * MIB)
+        self._planner = Planner(router)
         self._limits = Limits(router.chunk_tokens, router.summary_chars_max)
         self._helper_timeout_s = router.helper_timeout_s
 
@@ -101,7 +105,7 @@ class Service:
         The generator's chats are routed; a chat that names the helper goes straight to it.
         """
         request = with_tool_choice(request)
-        entry = self.catalogue.find(request.model)
+        entry = self._answering(request)
         check_abilities(
             await self._inspect(entry),
             request.model,
@@ -113,14 +117,15 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, entry, stack)
             full = await self._full_prompt(request, admitted)
-            plan = self._plan(request, entry)
-            if plan is None or plan.strategy is Strategy.A:
-                if plan is not None:
-                    log_plan(request.route, plan, stream=request.stream)
-                reason = _why_direct(entry) if plan is None else plan.reason
-                prepared = await self._fitting(request, admitted, _unrouted(full, plan, reason))
-                return await self._open(admitted, prepared, stack)
-            return await self._open_shortened(request, admitted, full, plan, stack)
+            plan = await self._planner.plan(request, entry, admitted.loaded, full)
+            if plan is not None and plan.strategy is not Strategy.A:
+                return await self._open_shortened(request, admitted, full, plan, stack)
+            prepared = _unrouted(full, plan, _why_direct(entry) if plan is None else plan.reason)
+            if plan is not None:
+                log_plan(request.route, plan, stream=request.stream)
+                if plan.squeeze:
+                    prepared = await self._squeezed(request, admitted, prepared)
+            return await self._open(admitted, await self._fitting(request, admitted, prepared), stack)
 
     async def complete(self, request: CompletionRequest) -> Reply:
         """Open an answer to a single prompt. It is never routed."""
@@ -137,6 +142,31 @@ class Service:
             prompt = await completion_prompt(admitted.loaded, with_texts(request, entry.recipe))
             return await self._open(
                 admitted, _unrouted(prompt, None, "a single prompt is never routed"), stack
+            )
+
+    async def explain(self, request: ChatRequest) -> Explanation:
+        """What would be done with a chat, and why, without doing it. Loads the model."""
+        request = with_tool_choice(request)
+        entry = self._answering(request)
+        async with contextlib.AsyncExitStack() as stack:
+            admitted = await self._admit(request, entry, stack)
+            full = await self._full_prompt(request, admitted)
+            plan = await self._planner.plan(request, entry, admitted.loaded, full)
+            sent: int | None = len(full.tokens)
+            shortened: tuple[Shortening, ...] = ()
+            if plan is not None and plan.squeeze:
+                prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request)
+                sent, shortened = len(prompt.tokens), squeezed.shortenings
+            elif plan is not None and plan.strategy is not Strategy.A:
+                sent = None
+            return Explanation(
+                model=entry.name.display,
+                policy=policy_of(request, entry),
+                plan=plan,
+                reason=_why_direct(entry) if plan is None else plan.reason,
+                facts=facts_of(request, admitted.loaded, full),
+                tokens_sent=sent,
+                shortened=shortened,
             )
 
     async def count(self, request: ChatRequest) -> int:
@@ -206,6 +236,14 @@ class Service:
         """Whether the model ``name`` has a capability, in Ollama's words."""
         return capability in (await self._inspect(self.catalogue.find(name))).capabilities
 
+    def _answering(self, request: ChatRequest) -> Entry:
+        """The model for a chat: the one that it names, or the helper for summaries, where that is wanted."""
+        entry = self.catalogue.find(request.model)
+        if not self._planner.is_for_helper(request, entry):
+            return entry
+        logger.info("%s: a summary is asked for, and the helper writes it", request.route)
+        return self.catalogue.of(Role.HELPER)
+
     async def _inspect(self, entry: Entry) -> Installed:
         """What the model's file says of itself; a thread reads it where that is not known yet."""
         known = self.fleet.at_work(entry) or self.catalogue.glance(entry)
@@ -252,8 +290,16 @@ class Service:
         routing = replace(full.routing, tokens_sent=len(prompt.tokens), dropped_messages=dropped)
         return _Prepared(prompt, routing)
 
-    def _plan(self, request: ChatRequest, entry: Entry) -> Plan | None:
-        return decide(request.messages, self._thresholds) if entry.role is Role.GENERATOR else None
+    async def _squeezed(self, request: ChatRequest, admitted: _Admitted, full: _Prepared) -> _Prepared:
+        """A session of an agent with its old tool results shortened; ``full`` where that changes nothing."""
+        prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request)
+        if not squeezed.shortenings:
+            return full
+        for shortening in squeezed.shortenings:
+            self.originals.put(shortening.result.text)
+        log_squeezed(request.route, squeezed, len(full.prompt.tokens), len(prompt.tokens))
+        routing = replace(full.routing, tokens_sent=len(prompt.tokens), shortened=squeezed.shortenings)
+        return _Prepared(prompt, routing)
 
     async def _open(
         self, admitted: _Admitted, prepared: _Prepared, stack: contextlib.AsyncExitStack

@@ -1,9 +1,32 @@
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 
-from server.domain.chat import Message, ToolCall
-from server.routing.decide import Strategy, Thresholds, decide, estimate_tokens
+from server.config.settings import ModelSettings
+from server.domain.chat import Message, Policy, ToolCall
+from server.routing.decide import Facts, Plan, Strategy, Thresholds, decide, estimate_tokens
 
 LIMITS = Thresholds(a_max=2000, b_max=8000, min_material_chars=1000)
+WINDOW = 32_768
+
+
+def by_chars(messages: list[Message], thresholds: Thresholds = LIMITS) -> Plan:
+    facts = Facts(tokens=1, held_tokens=0, window_tokens=WINDOW, agent=None)
+    return decide(messages, facts, Policy.AUTO, replace(thresholds, by_chars=True), len)
+
+
+def by_tokens(
+    messages: list[Message],
+    *,
+    held: int = 0,
+    window: int = WINDOW,
+    agent: str | None = None,
+    policy: Policy = Policy.AUTO,
+) -> Plan:
+    """A token is four characters, and the template adds 40."""
+    facts = Facts(estimate_tokens(messages) + 40, held, window, agent)
+    return decide(messages, facts, policy, LIMITS, lambda text: len(text) // 4)
 
 
 def one(chars: int) -> list[Message]:
@@ -46,8 +69,8 @@ def system(chars: int) -> list[Message]:
     ],
 )
 def test_strategies(messages: list[Message], strategy: Strategy, tokens: int) -> None:
-    plan = decide(messages, LIMITS)
-    assert (plan.strategy, plan.estimated_tokens) == (strategy, tokens)
+    plan = by_chars(messages)
+    assert (plan.strategy, plan.tokens) == (strategy, tokens)
     assert (plan.division is None) == (strategy is Strategy.A)
     if plan.division is not None:
         assert plan.division.material_chars >= LIMITS.min_material_chars
@@ -63,7 +86,7 @@ def test_strategies(messages: list[Message], strategy: Strategy, tokens: int) ->
     ],
 )
 def test_reasons(messages: list[Message], reason: str) -> None:
-    assert decide(messages, LIMITS).reason == reason
+    assert by_chars(messages).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -78,11 +101,11 @@ def test_reasons(messages: list[Message], reason: str) -> None:
     ],
 )
 def test_thresholds_at_their_ends(a_max: int, b_max: int, strategy: Strategy) -> None:
-    assert decide(one(10_000), Thresholds(a_max, b_max, 1000)).strategy is strategy
+    assert by_chars(one(10_000), Thresholds(a_max, b_max, 1000)).strategy is strategy
 
 
 def test_nothing_below_the_least_material_is_shortened() -> None:
-    assert decide(one(10_000), Thresholds(2000, 8000, 10_000)).strategy is Strategy.A
+    assert by_chars(one(10_000), Thresholds(2000, 8000, 10_000)).strategy is Strategy.A
 
 
 def test_what_is_counted() -> None:
@@ -92,3 +115,68 @@ def test_what_is_counted() -> None:
         Message("tool", "é" * 8),
     ]
     assert estimate_tokens(messages) == (8 + 8 + len("look") + len("{'a': 1}") + 8) // 4
+
+
+@pytest.mark.parametrize(
+    ("messages", "held", "strategy", "reason"),
+    [
+        (one(4000), 0, Strategy.A, "1040 tokens are below STRATEGY_A_MAX = 2000"),
+        (talk(40_000), 9000, Strategy.A, "1040 tokens are not in the cache yet, below STRATEGY_A_MAX = 2000"),
+        (system(40_000), 0, Strategy.A, "nothing in this chat may be shortened"),
+        (
+            [*system(8000), Message("assistant", "x" * 6000), Message("user", "And?")],
+            0,
+            Strategy.A,
+            "1504 tokens may be shortened, below STRATEGY_A_MAX = 2000",
+        ),
+        (talk(14_000), 0, Strategy.B, "up to STRATEGY_B_MAX = 8000: one pass"),
+        (talk(44_000), 0, Strategy.C, "above STRATEGY_B_MAX = 8000: map-reduce"),
+        (talk(44_000), 4000, Strategy.B, "up to STRATEGY_B_MAX = 8000: one pass"),
+    ],
+)
+def test_thresholds_on_what_is_not_read_yet(
+    messages: list[Message], held: int, strategy: Strategy, reason: str
+) -> None:
+    plan = by_tokens(messages, held=held)
+    assert (plan.strategy, plan.reason) == (strategy, reason)
+    assert plan.tokens == estimate_tokens(messages) + 40
+    assert not plan.squeeze
+
+
+def test_what_does_not_fit_is_shortened_though_it_was_read() -> None:
+    plan = by_tokens(talk(14_000), held=3500, window=3600)
+    assert plan.strategy is Strategy.B
+
+
+def test_a_long_chat_that_grew_turn_by_turn_stays_direct() -> None:
+    chat = [Message("user", "task")]
+    for turn in range(40):
+        read = estimate_tokens(chat) + 40 if turn else 0
+        assert by_tokens(chat, held=read, window=100_000).strategy is Strategy.A
+        chat += [Message("assistant", "x" * 2000), Message("user", "y" * 1000)]
+    assert estimate_tokens(chat) > LIMITS.b_max * 3
+
+
+@pytest.mark.parametrize("policy", [Policy.AUTO, Policy.AGENT])
+def test_an_agent_is_untouched_until_its_window_fills(policy: Policy) -> None:
+    agent = "the request brings tools" if policy is Policy.AUTO else None
+    why = agent or "the policy is agent"
+    plan = by_tokens(talk(98_000), agent=agent, policy=policy)
+    assert (plan.strategy, plan.squeeze) == (Strategy.A, False)
+    assert plan.reason == f"{why}: 24540 tokens are within 75% of the window of 32768"
+    fuller = by_tokens(talk(98_200), agent=agent, policy=policy)
+    assert (fuller.strategy, fuller.squeeze) == (Strategy.A, True)
+    assert fuller.reason == (
+        f"{why}: 24590 tokens are above 75% of the window of 32768, so old tool results give way"
+    )
+
+
+def test_other_policies_do_not_ask_whether_it_is_an_agent() -> None:
+    chat = talk(44_000)
+    assert by_tokens(chat, agent="it is one", policy=Policy.THRESHOLDS).strategy is Strategy.C
+    direct = by_tokens(chat, agent="it is one", policy=Policy.DIRECT, window=100)
+    assert (direct.strategy, direct.squeeze, direct.reason) == (Strategy.A, False, "the policy is direct")
+
+
+def test_the_settings_know_all_policies() -> None:
+    assert set(get_args(ModelSettings.model_fields["policy"].annotation)) == set(Policy)

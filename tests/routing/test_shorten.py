@@ -6,7 +6,7 @@ import pytest
 
 from server.domain.chat import Message
 from server.domain.errors import PromptTooLong
-from server.routing.decide import Strategy, Thresholds, decide
+from server.routing.decide import Strategy
 from server.routing.keep import Division, divide, fenced
 from server.routing.shorten import (
     PIECES_AT_ONCE,
@@ -255,10 +255,10 @@ def test_a_summary_does_not_get_out_of_its_fence(attack: str) -> None:
 
 def test_a_long_message_around_its_summary() -> None:
     text = "Sum this up:\n\n" + paragraphs(40) + "\n\nIn French, please."
-    plan = decide([Message("user", text)], Thresholds(2000, 8000, 1000))
-    assert plan.division is not None
+    division = divide([Message("user", text)], long_message_chars=8000, min_material_chars=1000)
+    assert division is not None
     helper = ScriptedHelper(lambda _: "In short.")
-    short = asyncio.run(shorten(plan.division, plan.strategy, helper, LIMITS))
+    short = asyncio.run(shorten(division, Strategy.B, helper, LIMITS))
     assert helper.texts == [paragraphs(40)]
     (message,) = short.messages
     assert message.content == f"Sum this up:\n\n{fenced('In short.')}\n\nIn French, please."

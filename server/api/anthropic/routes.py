@@ -13,8 +13,7 @@ from server.api.anthropic.stream import PING, EventMaker, event_bytes
 from server.api.anthropic.wire import CountBody, MessagesBody
 from server.api.bodies import documented, encoded, parse
 from server.api.figures import planned_headers, routing_headers, what_was_done
-from server.api.guards import request_id
-from server.api.http import LineStream, opened_soon, read_json, status_of, unless_gone
+from server.api.http import LineStream, as_asked, opened_soon, read_json, status_of, unless_gone
 from server.domain.chat import ChatRequest
 from server.domain.errors import ServiceError
 from server.service.reply import Reply
@@ -55,7 +54,7 @@ class _Routes:
     async def _wanted(self, request: Request, kind: type[MessagesBody]) -> ChatRequest:
         body = parse(kind, await read_json(request))
         wanted = await self._without_thinking_unless_able(body.to_domain(request.url.path))
-        return replace(wanted, id=request_id(request.scope))
+        return as_asked(wanted, request)
 
     async def _without_thinking_unless_able(self, wanted: ChatRequest) -> ChatRequest:
         """Claude Code asks every model to think; one that cannot answers without."""

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from server.api.bodies import documented, encoded, parse
 from server.api.figures import planned_headers, routing_headers, without_effect
 from server.api.guards import request_id
-from server.api.http import LineStream, opened_soon, read_json, unless_gone
+from server.api.http import LineStream, as_asked, opened_soon, read_json, unless_gone
 from server.api.ollama import models
 from server.api.ollama.embeddings import embeddings_router
 from server.api.ollama.manage import manage_router
@@ -112,7 +112,7 @@ class _Routes:
             raise InvalidRequest("model is required")
         if not body.messages:
             return await self._load_or_unload(request, body, "chat", {"message": _EMPTY_MESSAGE})
-        wanted = replace(body.to_domain(), id=request_id(request.scope))
+        wanted = as_asked(body.to_domain(), request)
         numbered = _CallNumbers(body.model)
         opening = self._service.chat(wanted)
         if wanted.stream:

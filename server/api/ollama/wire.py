@@ -20,6 +20,7 @@ from server.api.results import named_results
 from server.domain.chat import AnswerDelta, ChatRequest, CompletionRequest, Message, RunOptions, ToolCall
 from server.domain.errors import InvalidRequest, ServiceError
 from server.domain.generation import TokenScore
+from server.routing.agents import agent_signs
 from server.service.report import Outcome
 
 NDJSON = "application/x-ndjson"
@@ -114,11 +115,14 @@ class ChatBody(Run):
     def to_domain(self) -> ChatRequest:
         """Raises InvalidRequest."""
         options = self.run_options()
-        # An agent shortens its history itself once it is told that it must, and better than this would.
-        truncate = not self.tools if self.truncate is None else self.truncate
+        messages = tuple(named_results(message.to_domain() for message in self.messages))
+        truncate = self.truncate
+        if truncate is None:
+            # An agent shortens its history itself once it is told that it must, and better than this would.
+            truncate = agent_signs(messages, has_tools=bool(self.tools)) is None
         return ChatRequest(
             model=self.model,
-            messages=tuple(named_results(message.to_domain() for message in self.messages)),
+            messages=messages,
             tools=tuple(self.tools),
             tool_choice=read_tool_choice(self.tool_choice),
             options=replace(options, truncate=truncate),

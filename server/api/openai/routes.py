@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from server.api.bodies import documented, encoded, parse
 from server.api.guards import request_id
-from server.api.http import opened_soon, read_json, unless_gone
+from server.api.http import as_asked, opened_soon, read_json, unless_gone
 from server.api.openai.chat_wire import ChatAnswer, ChatBody
 from server.api.openai.completions_wire import CompletionAnswer, CompletionBody
 from server.api.openai.embeddings_wire import EmbeddingsBody, embeddings_object
@@ -55,7 +55,7 @@ class _Routes:
 
     async def chat(self, request: Request) -> Response:
         body = parse(ChatBody, await read_json(request))
-        wanted = replace(body.to_domain(), id=request_id(request.scope))
+        wanted = as_asked(body.to_domain(), request)
         opening = self._service.chat(wanted)
         return await _answered(request, opening, ChatAnswer(body), stream=body.stream)
 
@@ -67,7 +67,7 @@ class _Routes:
 
     async def respond(self, request: Request) -> Response:
         body = parse(ResponsesBody, await read_json(request))
-        wanted = replace(await self._relaxed(body.to_domain()), id=request_id(request.scope))
+        wanted = as_asked(await self._relaxed(body.to_domain()), request)
         answer = ResponseAnswer(
             repeated(body, wanted.options),
             body.tool_names(),

@@ -1,0 +1,70 @@
+"""``/api/router``: what would be done with a chat and why, and the texts that were shortened."""
+
+import ipaddress
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from server.api.bodies import documented, parse
+from server.api.figures import shortened
+from server.api.http import as_asked, read_json, unless_gone
+from server.api.ollama.wire import ChatBody
+from server.service.planning import Explanation
+from server.service.service import Service
+
+EXPLAIN = "/api/router/explain"
+
+
+def router_router(service: Service) -> APIRouter:
+    """The routes; what was shortened is told to this machine only."""
+    router = APIRouter()
+
+    async def explain(request: Request) -> Response:
+        body = parse(ChatBody, await read_json(request))
+        wanted = as_asked(body.to_domain(), request)
+        return JSONResponse(_explained(await unless_gone(request, service.explain(wanted))))
+
+    async def original(request: Request, name: str) -> Response:
+        if not _is_local(request):
+            return JSONResponse({"error": "originals are shown to this machine only"}, status_code=403)
+        text = service.originals.get(name)
+        if text is None:
+            return JSONResponse({"error": f'there is no original "{name}", or not any more'}, status_code=404)
+        return PlainTextResponse(text)
+
+    router.add_api_route(EXPLAIN, explain, methods=["POST"], openapi_extra=documented(ChatBody))
+    router.add_api_route("/api/router/original/{name}", original, methods=["GET"])
+    return router
+
+
+def _is_local(request: Request) -> bool:
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _explained(explanation: Explanation) -> dict[str, Any]:
+    plan = explanation.plan
+    told: dict[str, Any] = {
+        "model": explanation.model,
+        "policy": explanation.policy.value if explanation.policy else None,
+        "strategy": plan.strategy.value if plan else "direct",
+        "reason": explanation.reason,
+        "agent": explanation.facts.agent,
+        "tokens_received": explanation.facts.tokens,
+        "tokens_cached": explanation.facts.held_tokens,
+        "tokens_sent": explanation.tokens_sent,
+        "context_tokens": explanation.facts.window_tokens,
+        "fits": explanation.fits,
+        "shortened": [{**shortened(one), "text": one.text} for one in explanation.shortened],
+    }
+    if plan and plan.division:
+        division = plan.division
+        told["summarised"] = {
+            "messages": len(division.history),
+            "characters": division.material_chars,
+        }
+    return told

@@ -1,0 +1,126 @@
+"""How a chat is to be answered: the facts about it, the router's decision, and a session made to fit."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from server.catalogue import Entry, Role
+from server.config import RouterSettings
+from server.domain.chat import ChatRequest, Message, Policy
+from server.routing.agents import agent_signs, is_summarising
+from server.routing.decide import Facts, Plan, Thresholds, decide
+from server.routing.squeeze import Marks, Shortening, Squeezed, message_tokens, squeeze
+from server.service.loading import Loaded
+from server.service.prompts import Prompt, rendered_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What would be done with a chat.
+
+    ``plan`` None: it is not routed. ``tokens_sent`` None: only the helper's summaries will tell.
+    """
+
+    model: str
+    policy: Policy | None
+    plan: Plan | None
+    reason: str
+    facts: Facts
+    tokens_sent: int | None
+    shortened: tuple[Shortening, ...]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the window holds what would be sent; None: only the summaries will tell."""
+        return None if self.tokens_sent is None else self.tokens_sent < self.facts.window_tokens
+
+
+class Planner:
+    """The router's settings at work."""
+
+    def __init__(self, router: RouterSettings) -> None:
+        self._summaries_by_helper = router.summaries_by_helper
+        self._thresholds = Thresholds(
+            router.strategy_a_max,
+            router.strategy_b_max,
+            min_material_chars=2 * router.summary_chars_max,
+            by_chars=router.token_estimator == "chars",  # noqa: S105  # no password
+        )
+
+    def is_for_helper(self, request: ChatRequest, entry: Entry) -> bool:
+        """Whether the helper is to answer a chat that names the generator."""
+        return (
+            self._summaries_by_helper
+            and entry.role is Role.GENERATOR
+            and request.policy is None
+            and is_summarising(request.messages, has_tools=bool(request.tools))
+        )
+
+    async def plan(self, request: ChatRequest, entry: Entry, loaded: Loaded, full: Prompt) -> Plan | None:
+        """What to do with a chat whose whole prompt is ``full``; None: nothing, it is not routed."""
+        policy = policy_of(request, entry)
+        if policy is None:
+            return None
+        return await asyncio.to_thread(self._plan, request, policy, loaded, full)
+
+    def _plan(self, request: ChatRequest, policy: Policy, loaded: Loaded, full: Prompt) -> Plan:
+        facts = facts_of(request, loaded, full)
+        return decide(request.messages, facts, policy, self._thresholds, counter(loaded))
+
+
+def facts_of(request: ChatRequest, loaded: Loaded, full: Prompt) -> Facts:
+    """What is known of a chat now."""
+    return Facts(
+        tokens=len(full.tokens),
+        held_tokens=loaded.engine.known_tokens(full.tokens),
+        window_tokens=loaded.context_tokens,
+        agent=agent_signs(request.messages, has_tools=bool(request.tools)),
+    )
+
+
+def policy_of(request: ChatRequest, entry: Entry) -> Policy | None:
+    """The rules for a chat; None where neither the request nor the model's settings ask for any."""
+    if request.policy is not None:
+        return request.policy
+    policy = Policy(entry.settings.policy)
+    if entry.role is None or (entry.role is Role.HELPER and policy is Policy.DIRECT):
+        return None
+    return policy
+
+
+async def squeezed_prompt(
+    loaded: Loaded, front: Sequence[Message], request: ChatRequest
+) -> tuple[Prompt, Squeezed]:
+    """A session of an agent with old tool results shortened, as far as its window asks for it."""
+    return await asyncio.to_thread(_squeezed_prompt, loaded, front, request)
+
+
+def _squeezed_prompt(
+    loaded: Loaded, front: Sequence[Message], request: ChatRequest
+) -> tuple[Prompt, Squeezed]:
+    count = counter(loaded)
+    think = request.options.think
+    # What stands before the first answer is the same in all requests of a session, and so is what it takes
+    # beside its words: the steps must not depend on how far the session has come.
+    opening = _opening(request.messages)
+    rendered = rendered_prompt(loaded, (*front, *opening), request.tools, think)
+    frame_tokens = len(rendered.tokens) - sum(message_tokens(message, count) for message in opening)
+    squeezed = squeeze(request.messages, frame_tokens, Marks.of(loaded.context_tokens), count)
+    return rendered_prompt(loaded, (*front, *squeezed.messages), request.tools, think), squeezed
+
+
+def _opening(messages: Sequence[Message]) -> Sequence[Message]:
+    answers = (place for place, message in enumerate(messages) if message.role == "assistant")
+    return messages[: next(answers, len(messages))]
+
+
+def counter(loaded: Loaded) -> Callable[[str], int]:
+    """Counts tokens, each text once."""
+    tokenize = loaded.engine.model.tokenize
+
+    @cache
+    def count(text: str) -> int:
+        return len(tokenize(text, add_special=False, parse_special=False)) if text else 0
+
+    return count
