@@ -116,7 +116,7 @@ def _by_chars(messages: Sequence[Message], thresholds: Thresholds) -> Plan:
 
 def _by_tokens(messages: Sequence[Message], facts: Facts, thresholds: Thresholds, count: Count) -> Plan:
     a_max, size = thresholds.a_max, facts.tokens
-    if facts.fits and size < a_max:
+    if size < a_max:
         return Plan(Strategy.A, size, f"{size} tokens are below STRATEGY_A_MAX = {a_max}")
     if facts.fits and facts.unread_tokens < a_max:
         reason = f"{facts.unread_tokens} tokens are not in the cache yet, below STRATEGY_A_MAX = {a_max}"

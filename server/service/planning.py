@@ -101,8 +101,8 @@ def _squeezed_prompt(
 ) -> tuple[Prompt, Squeezed]:
     count = counter(loaded)
     think = request.options.think
-    # What stands before the first answer is the same in all requests of a session, and so is what it takes
-    # beside its words: the steps must not depend on how far the session has come.
+    # The opening is the same in all requests of a session, and so is what it takes beside its words: the
+    # steps must not depend on how far the session has come.
     opening = _opening(request.messages)
     rendered = rendered_prompt(loaded, (*front, *opening), request.tools, think)
     frame_tokens = len(rendered.tokens) - sum(message_tokens(message, count) for message in opening)
@@ -111,8 +111,9 @@ def _squeezed_prompt(
 
 
 def _opening(messages: Sequence[Message]) -> Sequence[Message]:
-    answers = (place for place, message in enumerate(messages) if message.role == "assistant")
-    return messages[: next(answers, len(messages))]
+    """Up to the user's first words, without which some templates render nothing."""
+    users = (place for place, message in enumerate(messages, 1) if message.role == "user")
+    return messages[: next(users, len(messages))]
 
 
 def counter(loaded: Loaded) -> Callable[[str], int]:

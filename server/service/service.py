@@ -105,7 +105,8 @@ class Service:
         The generator's chats are routed; a chat that names the helper goes straight to it.
         """
         request = with_tool_choice(request)
-        entry = self._answering(request)
+        named = self.catalogue.find(request.model)
+        entry = self._answering(request, named)
         check_abilities(
             await self._inspect(entry),
             request.model,
@@ -120,7 +121,8 @@ class Service:
             plan = await self._planner.plan(request, entry, admitted.loaded, full)
             if plan is not None and plan.strategy is not Strategy.A:
                 return await self._open_shortened(request, admitted, full, plan, stack)
-            prepared = _unrouted(full, plan, _why_direct(entry) if plan is None else plan.reason)
+            reason = _why_direct(named, entry) if plan is None else plan.reason
+            prepared = _unrouted(full, plan, reason)
             if plan is not None:
                 log_plan(request.route, plan, stream=request.stream)
                 if plan.squeeze:
@@ -147,7 +149,8 @@ class Service:
     async def explain(self, request: ChatRequest) -> Explanation:
         """What would be done with a chat, and why, without doing it. Loads the model."""
         request = with_tool_choice(request)
-        entry = self._answering(request)
+        named = self.catalogue.find(request.model)
+        entry = self._answering(request, named)
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, entry, stack)
             full = await self._full_prompt(request, admitted)
@@ -163,7 +166,7 @@ class Service:
                 model=entry.name.display,
                 policy=policy_of(request, entry),
                 plan=plan,
-                reason=_why_direct(entry) if plan is None else plan.reason,
+                reason=_why_direct(named, entry) if plan is None else plan.reason,
                 facts=facts_of(request, admitted.loaded, full),
                 tokens_sent=sent,
                 shortened=shortened,
@@ -236,11 +239,10 @@ class Service:
         """Whether the model ``name`` has a capability, in Ollama's words."""
         return capability in (await self._inspect(self.catalogue.find(name))).capabilities
 
-    def _answering(self, request: ChatRequest) -> Entry:
+    def _answering(self, request: ChatRequest, named: Entry) -> Entry:
         """The model for a chat: the one that it names, or the helper for summaries, where that is wanted."""
-        entry = self.catalogue.find(request.model)
-        if not self._planner.is_for_helper(request, entry):
-            return entry
+        if not self._planner.is_for_helper(request, named):
+            return named
         logger.info("%s: a summary is asked for, and the helper writes it", request.route)
         return self.catalogue.of(Role.HELPER)
 
@@ -446,8 +448,11 @@ class Service:
         return outcome
 
 
-def _why_direct(entry: Entry) -> str:
-    return "the chat names the helper" if entry.role is Role.HELPER else "a further model is never routed"
+def _why_direct(named: Entry, entry: Entry) -> str:
+    if entry.role is not Role.HELPER:
+        return "a further model is never routed"
+    by_name = named.role is Role.HELPER
+    return "the chat names the helper" if by_name else "a summary is asked for, and the helper writes it"
 
 
 def _check_worth(short: Prompt, full: Prompt) -> None:

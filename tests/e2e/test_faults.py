@@ -13,7 +13,12 @@ from tests.running import RunningServer, embedded_config
 MIDDLE, LARGE = 400, 3200
 SMALL: dict[str, dict[str, Any]] = {
     "generator": {"context": 1024},
-    "router": {"strategy_a_max": 200, "strategy_b_max": 600, "summary_chars_max": 120},
+    "router": {
+        "strategy_a_max": 200,
+        "strategy_b_max": 600,
+        "summary_chars_max": 120,
+        "token_estimator": "chars",
+    },
 }
 """Small thresholds and a small window: the same paths in a tenth of the time."""
 

@@ -1,4 +1,7 @@
-"""The user's own three tests, on a real server with a real model."""
+"""The user's own three tests, on a real server with a real model.
+
+With the user's estimate, characters / 4, the log has the user's own figures.
+"""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +40,7 @@ def low_thresholds(embedded_model: Path, tmp_path_factory: pytest.TempPathFactor
 
 def start(model: Path, folder: Path, **router: Any) -> RunningServer:
     config = folder / "config.toml"
-    router = {"summary_chars_max": 120, "helper_timeout_s": 900.0, **router}
+    router = {"summary_chars_max": 120, "helper_timeout_s": 900.0, "token_estimator": "chars", **router}
     config.write_text(embedded_config(model, router=router))
     return RunningServer(config)
 

@@ -74,6 +74,17 @@ def test_each_of_eight_at_once_gets_an_answer_to_its_own_question(engine: Engine
     assert all(thing[:3] in text for thing, text in texts.items()), texts
 
 
+def test_an_engine_tells_what_it_has_read(engine: Engine) -> None:
+    prompt = chat("Which rivers flow through Coimbra and Porto?")
+    tokens = engine.model.tokenize(prompt, add_special=True)
+    assert engine.known_tokens(tokens) < len(tokens) - 5
+    answer = ask(engine, prompt, max_tokens=4).finished()
+    wait_until_idle(engine)
+    assert engine.known_tokens(tokens) == len(tokens)
+    assert engine.known_tokens([*tokens, *answer.tokens[:2], 0]) == len(tokens) + 2
+    assert engine.known_tokens([]) == 0
+
+
 def test_the_next_turn_reads_only_what_is_new(engine: Engine) -> None:
     first_prompt = chat("What is a compiler? Explain it at length.")
     first = ask(engine, first_prompt, max_tokens=20)

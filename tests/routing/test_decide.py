@@ -1,4 +1,6 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -7,6 +9,7 @@ from server.config.settings import ModelSettings
 from server.domain.chat import Message, Policy, ToolCall
 from server.routing.decide import Facts, Plan, Strategy, Thresholds, decide, estimate_tokens
 
+PROJECT = Path(__file__).resolve().parents[2]
 LIMITS = Thresholds(a_max=2000, b_max=8000, min_material_chars=1000)
 WINDOW = 32_768
 
@@ -180,3 +183,29 @@ def test_other_policies_do_not_ask_whether_it_is_an_agent() -> None:
 
 def test_the_settings_know_all_policies() -> None:
     assert set(get_args(ModelSettings.model_fields["policy"].annotation)) == set(Policy)
+
+
+CASES = [
+    by_tokens(talk(44_000), policy=Policy.DIRECT),
+    by_tokens(talk(44_000), agent="the request brings tools"),
+    by_tokens(talk(144_000), agent="the request brings tools"),
+    by_tokens(talk(44_000), policy=Policy.AGENT),
+    by_tokens(talk(144_000), policy=Policy.AGENT),
+    by_tokens(talk(4000), policy=Policy.THRESHOLDS),
+    by_tokens(talk(40_000), held=9000, policy=Policy.THRESHOLDS),
+    by_tokens(system(40_000), policy=Policy.THRESHOLDS),
+    by_tokens([*system(8000), Message("assistant", "x" * 6000), Message("user", "And?")]),
+    by_tokens(talk(14_000), policy=Policy.THRESHOLDS),
+    by_tokens(talk(44_000), policy=Policy.THRESHOLDS),
+]
+
+
+def test_the_page_has_every_branch() -> None:
+    page = (PROJECT / "docs" / "router.md").read_text()
+    table = page.partition("<!-- branches -->")[2].partition("<!-- /branches -->")[0]
+    told = [tuple(cell.strip() for cell in line.split("|")[3:5]) for line in table.splitlines()[3:]]
+    done = [
+        (f"{plan.strategy}, shortened" if plan.squeeze else plan.strategy, re.sub(r"\d+%?", "N", plan.reason))
+        for plan in CASES
+    ]
+    assert told == done

@@ -47,7 +47,8 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
     config = tmp_path / "config.toml"
     common = {"context": 1024, "memory_margin_mib": 0, "keep_alive": "-1", "kv_type": "f16"}
     tables: dict[str, dict[str, Any]] = {"generator": {**common, "name": "big", "path": str(big)}}
-    tables["router"] = {"strategy_a_max": 50, "strategy_b_max": 5000, "summary_chars_max": 100}
+    limits = {"strategy_a_max": 50, "strategy_b_max": 5000, "summary_chars_max": 100}
+    tables["router"] = {**limits, "token_estimator": "chars"}
     tables["helper"] = {**common, "name": "small", "path": str(small)}
     config.write_text(f'models_dir = "{models}"\n' + embedded_config(big, **tables))
     built = build_service(load_settings(config, {}, {}))

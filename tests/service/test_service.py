@@ -27,7 +27,13 @@ def anyio_backend() -> str:
 async def service(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     config = tmp_path_factory.mktemp("service") / "config.toml"
     generator = {"context": 1024}
-    router = {"strategy_a_max": 200, "strategy_b_max": 600, "summary_chars_max": 120}
+    # By characters: whatever was asked before, the helper is asked again.
+    router = {
+        "strategy_a_max": 200,
+        "strategy_b_max": 600,
+        "summary_chars_max": 120,
+        "token_estimator": "chars",
+    }
     config.write_text(embedded_config(embedded_model, generator=generator, router=router))
     built = build_service(load_settings(config, {}, {}))
     yield built
