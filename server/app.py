@@ -26,6 +26,7 @@ from server.config import Settings
 from server.domain.errors import QueueFull, ServiceError
 from server.engine.library import Library
 from server.gpu.nvml import open_nvml
+from server.routing.memory import Summaries
 from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
@@ -49,7 +50,8 @@ def build_service(settings: Settings) -> Service:
         max_context_tokens=settings.router.max_ctx_size,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
     )
-    return Service(fleet, catalogue, settings.router)
+    summaries = Summaries(settings.cache_dir, settings.router.summaries_mib * MIB)
+    return Service(fleet, catalogue, settings.router, summaries)
 
 
 def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastAPI:

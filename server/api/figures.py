@@ -22,6 +22,7 @@ def what_was_done(outcome: Outcome) -> dict[str, Any]:
         "tokens_sent": routing.tokens_sent,
         "tokens_cached": outcome.usage.cached_tokens,
         "summaries": routing.summaries,
+        "summaries_reused": routing.summaries_reused,
         "helper_duration": routing.helper_ns,
         "context_tokens": outcome.context_tokens,
     }

@@ -201,11 +201,12 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         le=_MOST_TOKENS,
         description="Device memory in MiB that must stay free once the model is loaded.",
     )
-    policy: Literal["auto", "direct", "thresholds", "agent"] = Field(
+    policy: Literal["auto", "direct", "thresholds", "agent", "adaptive"] = Field(
         default="direct",
         description="How chats with this model are routed: thresholds goes by the router's strategy_a_max "
         "and strategy_b_max; agent touches nothing until a chat outgrows the context window, and then "
-        "shortens old tool results; auto is agent for coding agents and thresholds for all others; direct "
+        "shortens old tool results; auto is agent for coding agents and thresholds for all others; "
+        "adaptive is agent likewise, and for others whatever gives the first token soonest; direct "
         "shortens nothing. A request may ask for another by the header X-LLM-Optimizer-Policy.",
     )
 
@@ -244,6 +245,14 @@ class RouterSettings(BaseModel, frozen=True, extra="forbid"):
         default="tokenizer",
         description="What the two thresholds are held against: tokens as the generator's tokenizer counts "
         "them, or the characters of the whole chat / 4.",
+    )
+    summaries_mib: int = Field(
+        default=64,
+        strict=True,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Largest size in MiB of the helper's summaries in cache_dir, which are made once for "
+        "each chat; those used longest ago go first, and 0 keeps none.",
     )
     originals_mib: int = Field(
         default=32,

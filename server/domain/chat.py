@@ -51,13 +51,15 @@ class ToolChoice:
 class Policy(StrEnum):
     """By what rules a chat is routed.
 
-    ``auto`` is ``agent`` where an agent is at work, else ``thresholds``; ``direct`` shortens nothing.
+    ``auto`` is ``agent`` where an agent is at work, else ``thresholds``; ``adaptive`` is ``agent`` likewise,
+    else whatever gives the first token soonest; ``direct`` shortens nothing.
     """
 
     AUTO = "auto"
     DIRECT = "direct"
     THRESHOLDS = "thresholds"
     AGENT = "agent"
+    ADAPTIVE = "adaptive"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from server.engine.disktier import DiskTier
 from server.engine.figures import Figures
 from server.engine.lane import Job
 from server.engine.library import Context, ContextShape, Library, Model
+from server.engine.pace import Speed
 from server.engine.prefix import Tokens, common_prefix, tokens_of
 from server.engine.runner import Runner
 from server.engine.store import StateStore
@@ -144,6 +145,7 @@ class Engine:
         self._progress: Callable[[float], None] = lambda part: None
         self._state = EngineState(spec.slots, 0, 0, spec.context_tokens, 0, 0, 0)
         self._known: tuple[Tokens, ...] = ()
+        self._speed = Speed()
         self._thread = threading.Thread(target=self._live, name=f"engine {spec.path.name}", daemon=True)
 
     @classmethod
@@ -185,6 +187,11 @@ class Engine:
         """What is kept outside of the KV cache."""
         store = self._opened.result().store
         return CacheTiers(store.ram_bytes, store.disk_bytes, store.entries, store.evictions)
+
+    @property
+    def speed(self) -> Speed:
+        """How fast it was lately."""
+        return self._speed
 
     def known_tokens(self, prompt: Sequence[int]) -> int:
         """How many tokens at the start of ``prompt`` a conversation that is kept somewhere begins with.
@@ -393,6 +400,7 @@ class Engine:
 
     def _look(self, runner: Runner) -> None:
         self._known = runner.cells.known
+        self._speed = runner.speed
         self._state = EngineState(
             slots=self.spec.slots,
             running=runner.running,

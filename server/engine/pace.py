@@ -41,6 +41,17 @@ class StepCost:
         return self._seconds[min(self._seconds)]
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds that an engine took lately: for a prompt token, and for a generated one of a single answer.
+
+    None: it has done too little to tell.
+    """
+
+    read_s: float | None = None
+    write_s: float | None = None
+
+
 @dataclass(slots=True)
 class ReadingPace:
     """Seconds that a prompt token takes to be read."""

@@ -13,7 +13,7 @@ from server.engine.figures import Figures
 from server.engine.lane import Job, Lane
 from server.engine.library import Batch, Context, DecodeResult, Model
 from server.engine.openings import Openings
-from server.engine.pace import ReadingPace, StepCost
+from server.engine.pace import ReadingPace, Speed, StepCost
 from server.engine.prefix import distinct_tokens
 from server.engine.sampling import DecodedRow, KeptRow, Row, Sampler, penalised_tokens
 from server.engine.scheduler import Share, admit, share_batch
@@ -94,6 +94,11 @@ class Runner:
     def cells_in_use(self) -> int:
         """Cells that the running generations hold or will hold once their prompts are read."""
         return distinct_tokens(lane.tokens for lane in self._running.values())
+
+    @property
+    def speed(self) -> Speed:
+        """How fast it was lately."""
+        return Speed(self._pace.per_token, self._cost.of(1) or None)
 
     def rest(self) -> None:
         """The engine has nothing to do and waits."""

@@ -1,10 +1,11 @@
 """A, B or C: one pure function, with its reason in words."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from server.domain.chat import Message, Policy
+from server.engine.pace import Speed
 from server.routing.keep import Division, divide, message_chars
 from server.routing.pieces import as_text
 from server.routing.squeeze import START_SHARE, Marks
@@ -29,7 +30,8 @@ class Thresholds:
     """Below ``a_max`` tokens that may be shortened and are not read yet a chat is A, up to ``b_max`` it is B,
     above it is C.
 
-    What is shortened has at least ``min_material_chars`` characters. ``by_chars``: a chat counts as a
+    What is shortened has at least ``min_material_chars`` characters, and becomes a summary of about
+    ``summary_tokens``. ``by_chars``: a chat counts as a
     quarter of its characters, whatever the cache holds.
     """
 
@@ -37,6 +39,7 @@ class Thresholds:
     b_max: int
     min_material_chars: int
     by_chars: bool = False
+    summary_tokens: int = 170
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,16 @@ class Facts:
     """What is known of a chat before anything is done with it.
 
     ``tokens`` is the prompt as the client sent it; ``held_tokens`` of those are in the generator's cache,
-    and ``window_tokens`` fit. ``agent`` says in words what shows that an agent is at work.
+    and ``window_tokens`` fit. ``agent`` says in words what shows that an agent is at work. The speeds are
+    those of both engines lately.
     """
 
     tokens: int
     held_tokens: int
     window_tokens: int
     agent: str | None
+    generator: Speed = field(default_factory=Speed)
+    helper: Speed = field(default_factory=Speed)
 
     @property
     def unread_tokens(self) -> int:
@@ -83,8 +89,10 @@ def decide(
         return Plan(Strategy.A, facts.tokens, "the policy is direct")
     if policy is Policy.AGENT:
         return _for_agent(facts, "the policy is agent")
-    if policy is Policy.AUTO and facts.agent:
+    if policy in (Policy.AUTO, Policy.ADAPTIVE) and facts.agent:
         return _for_agent(facts, facts.agent)
+    if policy is Policy.ADAPTIVE:
+        return _by_time(messages, facts, thresholds, count)
     if thresholds.by_chars:
         return _by_chars(messages, thresholds)
     return _by_tokens(messages, facts, thresholds, count)
@@ -132,6 +140,26 @@ def _by_tokens(messages: Sequence[Message], facts: Facts, thresholds: Thresholds
         reason = f"{material} tokens may be shortened, below STRATEGY_A_MAX = {a_max}"
         return Plan(Strategy.A, size, reason)
     return _shorten(size, material, division, thresholds)
+
+
+def _by_time(messages: Sequence[Message], facts: Facts, thresholds: Thresholds, count: Count) -> Plan:
+    """Whatever gives the first token soonest; by the thresholds as long as nobody knows what that is."""
+    read_s, helper = facts.generator.read_s, facts.helper
+    if read_s is None or helper.read_s is None or helper.write_s is None:
+        return _by_tokens(messages, facts, thresholds, count)
+    division = _division(messages, thresholds)
+    if division is None:
+        return Plan(Strategy.A, facts.tokens, "nothing in this chat may be shortened")
+    material = count(as_text(division.history, division.parts.material))
+    left = max(facts.unread_tokens - material, 0) + thresholds.summary_tokens
+    direct_s = facts.unread_tokens * read_s
+    shortened_s = material * helper.read_s + thresholds.summary_tokens * helper.write_s + left * read_s
+    if facts.fits and direct_s <= shortened_s:
+        reason = (
+            f"the first token is expected after {direct_s:.1f} s, and after {shortened_s:.1f} s if shortened"
+        )
+        return Plan(Strategy.A, facts.tokens, reason)
+    return _shorten(facts.tokens, material, division, thresholds)
 
 
 def _division(messages: Sequence[Message], thresholds: Thresholds) -> Division | None:

@@ -3,14 +3,18 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from server.domain.chat import Message
 from server.routing.decide import Strategy
 from server.routing.facts import keep_facts
-from server.routing.keep import Division, defused, with_summary
+from server.routing.keep import Division, defused, message_chars, with_summary
+from server.routing.memory import chain_keys
 from server.routing.pieces import as_text, split
+
+PROMPT_VERSION = 1
+"""To be raised whenever the helper is asked in other words: old summaries are then made anew."""
 
 CHARS_PER_SUMMARY_TOKEN = 3
 """A careful guess: a summary of N characters gets N / 3 tokens to be written in."""
@@ -27,6 +31,13 @@ PIECES_AT_ONCE = 8
 
 class HelperFailed(Exception):
     """The helper gave no usable summary; the text says why, for the log and the answer."""
+
+
+class Memory(Protocol):
+    """Summaries that were made before, by key."""
+
+    def get(self, key: str) -> tuple[str, ...] | None:
+        """Those of ``key``; None if there are none."""
 
 
 class Helper(Protocol):
@@ -46,10 +57,11 @@ class Helper(Protocol):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``piece_tokens`` is the largest piece of strategy C, ``summary_chars`` the length of one summary,
-    facts included."""
+    facts included. What came after the last summary is sent as it is, up to ``rest_chars``."""
 
     piece_tokens: int
     summary_chars: int
+    rest_chars: int = 0
 
     @property
     def words_chars(self) -> int:
@@ -58,29 +70,71 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What was summed up for an earlier turn: so many ``messages`` of the history. ``key`` is that of all."""
+
+    key: str = ""
+    messages: int = 0
+    summaries: tuple[str, ...] = ()
+
+
+NOTHING_KNOWN = Known()
+
+
+@dataclass(frozen=True, slots=True)
 class Shortened:
-    """The chat as the generator will read it."""
+    """The chat as the generator will read it; ``reused`` of the summaries were made for an earlier turn."""
 
     messages: tuple[Message, ...]
     summaries: tuple[str, ...]
     helper_ns: int
+    reused: int = 0
+
+    @property
+    def new_summaries(self) -> tuple[str, ...]:
+        """Those that were made now."""
+        return self.summaries[self.reused :]
 
 
-async def shorten(division: Division, strategy: Strategy, helper: Helper, limits: Limits) -> Shortened:
+def recall(division: Division, model: str, limits: Limits, memory: Memory) -> Known:
+    """What the helper, which is called ``model`` here, summed up of this chat before; as much as possible."""
+    scope = f"{PROMPT_VERSION} {model} {limits.summary_chars}"
+    keys = chain_keys(scope, division.kept, division.history)
+    for messages in range(len(keys) - 1, 0, -1):
+        if (texts := memory.get(keys[messages])) is not None:
+            return Known(keys[-1], messages, texts)
+    return Known(keys[-1])
+
+
+def resumed(division: Division, known: Known, limits: Limits) -> Shortened | None:
+    """The chat with the summaries that there are, and what came since as it is; None: that is too much."""
+    rest = division.history[known.messages :]
+    if not known.messages or division.parts.material or sum(map(message_chars, rest)) > limits.rest_chars:
+        return None
+    later = replace(division, kept=(*division.kept, *rest), history=())
+    messages = with_summary(later, "\n\n".join(known.summaries))
+    return Shortened(messages, known.summaries, 0, reused=len(known.summaries))
+
+
+async def shorten(
+    division: Division, strategy: Strategy, helper: Helper, limits: Limits, known: Known = NOTHING_KNOWN
+) -> Shortened:
     """Let the helper sum up the material of ``division``: whole (B) or piece by piece (C).
 
-    B, too, is cut up where the material exceeds the helper's own window.
+    B, too, is cut up where the material exceeds the helper's own window. What was summed up for an earlier
+    turn is not read again: its summaries come first, word for word.
 
     Raises:
         HelperFailed: it gave nothing, or cannot read anything.
         ServiceError: its engine failed.
     """
     started = time.monotonic_ns()
-    text = as_text(division.history, division.parts.material)
+    text = as_text(division.history[known.messages :], division.parts.material)
     pieces = await _pieces(text, strategy, helper, limits)
-    summaries = await _all(_sum_up(piece, helper, limits) for piece in pieces)
+    new = await _all(_sum_up(piece, helper, limits) for piece in pieces)
+    summaries = (*known.summaries, *new)
     messages = with_summary(division, "\n\n".join(summaries))
-    return Shortened(messages, tuple(summaries), time.monotonic_ns() - started)
+    return Shortened(messages, summaries, time.monotonic_ns() - started, reused=len(known.summaries))
 
 
 async def _pieces(text: str, strategy: Strategy, helper: Helper, limits: Limits) -> list[str]:

@@ -7,7 +7,6 @@ same bytes, in the next turn, after a restart and on another machine, and the en
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -102,8 +101,9 @@ def squeeze(
     System prompts, tasks and words of the user, the model's words and calls, the number, order and ids of
     results, edits, errors, the last turns and the newest text of each file that they name stay as they are.
     """
-    session = _Session(tuple(messages), results_of(messages), marks, count)
-    session.total = frame_tokens
+    users = [place for place, message in enumerate(messages) if message.role == "user"]
+    task = next(iter(users), -1)
+    session = _Session(tuple(messages), results_of(messages), marks, count, task, frame_tokens)
     session.go_through()
     return Squeezed(
         tuple(session.rewritten(place) for place in range(len(messages))),
@@ -119,8 +119,9 @@ class _Session:
     results: tuple[Result, ...]
     marks: Marks
     count: Callable[[str], int]
+    task: int
+    total: int
     shortenings: dict[Key, Shortening] = field(default_factory=dict)
-    total: int = 0
     steps: int = 0
 
     def go_through(self) -> None:
@@ -192,9 +193,13 @@ class _Session:
                 yield Shortening(result, Rung.OUTLINE, text)
 
     def _may_go(self, result: Result) -> bool:
-        """Whether a result is long enough, no edit, no error, and not shortened before, by whomever."""
+        """Whether a result is long enough, no edit, no error, and not shortened before, by whomever.
+
+        What an editor tells beside the task is part of it: it may hold a list of all files.
+        """
         return (
             result.key not in self.shortenings
+            and result.key.message > self.task
             and result.kind is not Kind.EDIT
             and not result.failed
             and (len(result.text) >= LEAST_CHARS or result.kind is Kind.SURROUNDINGS)
@@ -278,8 +283,3 @@ def _outline(result: Result, wanted: frozenset[str]) -> str | None:
     if result.kind is Kind.FILE:
         return outline_of_file(result.text, result.subject, wanted)
     return outline_of_output(result.text)
-
-
-def rungs_of(shortenings: Sequence[Shortening]) -> dict[str, int]:
-    """How many results were shortened in which way."""
-    return dict(Counter(shortening.rung.value for shortening in shortenings))

@@ -16,6 +16,7 @@ from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, Req
 from server.engine.engine import CacheTiers, EngineState
 from server.engine.figures import Figures
 from server.engine.library import Library
+from server.engine.pace import Speed
 from server.gpu.nvml import GpuReading, Nvml
 from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
 from server.service.placement import NoRoom, Placement, Placements
@@ -158,6 +159,12 @@ class Fleet:
         berth = self._berths.get(entry.weights)
         loaded = None if berth is None else berth.loaded
         return None if loaded is None else Installed(entry, loaded.installed.file)
+
+    def speed_of(self, entry: Entry) -> Speed:
+        """How fast a model was lately, as far as it is loaded and generates."""
+        berth = self._berths.get(entry.weights)
+        loaded = None if berth is None else berth.loaded
+        return loaded.engine.speed if isinstance(loaded, Loaded) else Speed()
 
     def residents(self) -> tuple[Resident, ...]:
         """The loaded models, the one that stays longest first."""

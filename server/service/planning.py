@@ -8,8 +8,10 @@ from functools import cache
 from server.catalogue import Entry, Role
 from server.config import RouterSettings
 from server.domain.chat import ChatRequest, Message, Policy
+from server.engine.pace import Speed
 from server.routing.agents import agent_signs, is_summarising
 from server.routing.decide import Facts, Plan, Thresholds, decide
+from server.routing.shorten import CHARS_PER_SUMMARY_TOKEN
 from server.routing.squeeze import Marks, Shortening, Squeezed, message_tokens, squeeze
 from server.service.loading import Loaded
 from server.service.prompts import Prompt, rendered_prompt
@@ -46,6 +48,7 @@ class Planner:
             router.strategy_b_max,
             min_material_chars=2 * router.summary_chars_max,
             by_chars=router.token_estimator == "chars",  # noqa: S105  # no password
+            summary_tokens=router.summary_chars_max // CHARS_PER_SUMMARY_TOKEN,
         )
 
     def is_for_helper(self, request: ChatRequest, entry: Entry) -> bool:
@@ -57,25 +60,25 @@ class Planner:
             and is_summarising(request.messages, has_tools=bool(request.tools))
         )
 
-    async def plan(self, request: ChatRequest, entry: Entry, loaded: Loaded, full: Prompt) -> Plan | None:
-        """What to do with a chat whose whole prompt is ``full``; None: nothing, it is not routed."""
+    async def plan(self, request: ChatRequest, entry: Entry, loaded: Loaded, facts: Facts) -> Plan | None:
+        """What to do with a chat; None: nothing, it is not routed."""
         policy = policy_of(request, entry)
         if policy is None:
             return None
-        return await asyncio.to_thread(self._plan, request, policy, loaded, full)
-
-    def _plan(self, request: ChatRequest, policy: Policy, loaded: Loaded, full: Prompt) -> Plan:
-        facts = facts_of(request, loaded, full)
-        return decide(request.messages, facts, policy, self._thresholds, counter(loaded))
+        return await asyncio.to_thread(
+            decide, request.messages, facts, policy, self._thresholds, counter(loaded)
+        )
 
 
-def facts_of(request: ChatRequest, loaded: Loaded, full: Prompt) -> Facts:
-    """What is known of a chat now."""
+def facts_of(request: ChatRequest, loaded: Loaded, full: Prompt, helper: Speed) -> Facts:
+    """What is known of a chat whose whole prompt is ``full``, now."""
     return Facts(
         tokens=len(full.tokens),
         held_tokens=loaded.engine.known_tokens(full.tokens),
         window_tokens=loaded.context_tokens,
         agent=agent_signs(request.messages, has_tools=bool(request.tools)),
+        generator=loaded.engine.speed,
+        helper=helper,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from server.chat.parse import THINK_CLOSE
 from server.domain.generation import FinishReason, Usage
 from server.routing.decide import Plan, Strategy
+from server.routing.shorten import Shortened
 from server.routing.squeeze import Shortening, Squeezed
 
 logger = logging.getLogger("llm-optimizer")
@@ -25,6 +26,8 @@ class Routing:
     tokens_received: int
     tokens_sent: int
     summaries: int = 0
+    summaries_reused: int = 0
+    """So many of them were made for an earlier turn."""
     helper_ns: int = 0
     fallback: str | None = None
     dropped_messages: int = 0
@@ -82,14 +85,15 @@ def log_plan(route: str, plan: Plan, *, stream: bool) -> None:
             logger.info("%s: map-reduce pipeline C (%d tokens)", route, plan.tokens)
 
 
-def log_summaries(
-    strategy: Strategy, messages_in: int, messages_out: int, summaries: tuple[str, ...]
-) -> None:
+def log_summaries(strategy: Strategy, messages_in: int, short: Shortened) -> None:
     """The lines that the user greps for, when the helper is done."""
+    if short.reused:
+        logger.info("%d summaries of earlier turns go on", short.reused)
     if strategy is Strategy.C:
-        logger.info("map-reduce %d → %d msgs, %d summaries", messages_in, messages_out, len(summaries))
+        summaries = len(short.summaries)
+        logger.info("map-reduce %d → %d msgs, %d summaries", messages_in, len(short.messages), summaries)
         return
-    for summary in summaries:
+    for summary in short.new_summaries:
         logger.info("GPU1 summary: %d chars", len(summary))
 
 

@@ -20,8 +20,10 @@ from server.domain.chat import (
 )
 from server.domain.errors import InvalidRequest, ModelNotFound, ServiceError
 from server.domain.generation import Finished, FinishReason, TextDelta, TokenScore
-from server.routing.decide import Plan, Strategy
-from server.routing.shorten import HelperFailed, Limits, Shortened, shorten
+from server.routing.decide import Facts, Plan, Strategy
+from server.routing.keep import Division
+from server.routing.memory import Summaries
+from server.routing.shorten import HelperFailed, Limits, Shortened, recall, resumed, shorten
 from server.routing.squeeze import Shortening
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
@@ -61,6 +63,8 @@ from server.service.wishes import front_of, with_parameters, with_texts, with_to
 
 logger = logging.getLogger("llm-optimizer")
 
+_CHARS_PER_TOKEN = 4
+
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
@@ -90,13 +94,20 @@ class _Prepared:
 class Service:
     """Answers requests. Every error that a client can cause or must know is a ServiceError."""
 
-    def __init__(self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings) -> None:
+    def __init__(
+        self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings, summaries: Summaries
+    ) -> None:
         self.fleet = fleet
         self.catalogue = catalogue
         self.models = Models(catalogue, fleet)
         self.originals = Originals(router.originals_mib * MIB)
         self._planner = Planner(router)
-        self._limits = Limits(router.chunk_tokens, router.summary_chars_max)
+        self._limits = Limits(
+            router.chunk_tokens,
+            router.summary_chars_max,
+            rest_chars=_CHARS_PER_TOKEN * router.strategy_a_max,
+        )
+        self._summaries = summaries
         self._helper_timeout_s = router.helper_timeout_s
 
     async def chat(self, request: ChatRequest) -> Reply:
@@ -118,7 +129,8 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, entry, stack)
             full = await self._full_prompt(request, admitted)
-            plan = await self._planner.plan(request, entry, admitted.loaded, full)
+            facts = self._facts(request, admitted, full)
+            plan = await self._planner.plan(request, entry, admitted.loaded, facts)
             if plan is not None and plan.strategy is not Strategy.A:
                 return await self._open_shortened(request, admitted, full, plan, stack)
             reason = _why_direct(named, entry) if plan is None else plan.reason
@@ -154,7 +166,8 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, entry, stack)
             full = await self._full_prompt(request, admitted)
-            plan = await self._planner.plan(request, entry, admitted.loaded, full)
+            facts = self._facts(request, admitted, full)
+            plan = await self._planner.plan(request, entry, admitted.loaded, facts)
             sent: int | None = len(full.tokens)
             shortened: tuple[Shortening, ...] = ()
             if plan is not None and plan.squeeze:
@@ -167,7 +180,7 @@ class Service:
                 policy=policy_of(request, entry),
                 plan=plan,
                 reason=_why_direct(named, entry) if plan is None else plan.reason,
-                facts=facts_of(request, admitted.loaded, full),
+                facts=facts,
                 tokens_sent=sent,
                 shortened=shortened,
             )
@@ -233,6 +246,7 @@ class Service:
     async def close(self) -> None:
         """End downloads and answers, and unload everything."""
         self.models.close()
+        self._summaries.close()
         await self.fleet.close()
 
     async def can(self, name: str, capability: str) -> bool:
@@ -274,6 +288,10 @@ class Service:
             load_ns=time.monotonic_ns() - arrived_ns,
             front=front_of(entry.recipe, request.messages) if isinstance(request, ChatRequest) else (),
         )
+
+    def _facts(self, request: ChatRequest, admitted: _Admitted, full: Prompt) -> Facts:
+        helper = self.fleet.speed_of(self.catalogue.of(Role.HELPER))
+        return facts_of(request, admitted.loaded, full, helper)
 
     async def _full_prompt(self, request: ChatRequest, admitted: _Admitted) -> Prompt:
         messages = (*admitted.front, *request.messages)
@@ -365,7 +383,7 @@ class Service:
             check_fits(prepared.prompt, admitted.loaded)
             return prepared
         check_fits(prompt, admitted.loaded)
-        log_summaries(plan.strategy, len(request.messages), len(short.messages), short.summaries)
+        log_summaries(plan.strategy, len(request.messages), short)
         return _Prepared(
             prompt,
             Routing(
@@ -375,6 +393,7 @@ class Service:
                 tokens_received=len(full.tokens),
                 tokens_sent=len(prompt.tokens),
                 summaries=len(short.summaries),
+                summaries_reused=short.reused,
                 helper_ns=short.helper_ns,
             ),
         )
@@ -382,10 +401,8 @@ class Service:
     async def _ask_helper(self, plan: Plan) -> Shortened:
         if plan.division is None:
             raise HelperFailed("nothing in this chat may be shortened")
-        helper_entry = self.catalogue.of(Role.HELPER)
         try:
-            async with asyncio.timeout(self._helper_timeout_s), self.fleet.lease(helper_entry) as helper:
-                return await shorten(plan.division, plan.strategy, LoadedHelper(helper), self._limits)
+            return await self._with_summaries(plan.division, plan.strategy)
         except TimeoutError as error:
             raise HelperFailed(f"the helper took longer than {self._helper_timeout_s:g} s") from error
         except ServiceError as error:
@@ -396,6 +413,19 @@ class Service:
             # The helper can only help: not even a bug in it may cost an answer.
             logger.exception("the helper broke")
             raise HelperFailed(f"the helper failed: {error}") from error
+
+    async def _with_summaries(self, division: Division, strategy: Strategy) -> Shortened:
+        """The chat with summaries: those of earlier turns, and new ones of what they do not cover."""
+        entry = self.catalogue.of(Role.HELPER)
+        model = (await self._inspect(entry)).file.fingerprint
+        known = recall(division, model, self._limits, self._summaries)
+        if (short := resumed(division, known, self._limits)) is not None:
+            return short
+        async with asyncio.timeout(self._helper_timeout_s), self.fleet.lease(entry) as helper:
+            short = await shorten(division, strategy, LoadedHelper(helper), self._limits, known)
+        if not division.parts.material:
+            self._summaries.put(known.key, short.summaries)
+        return short
 
     async def _submit(
         self, admitted: _Admitted, prepared: _Prepared, stack: contextlib.AsyncExitStack

@@ -143,6 +143,7 @@ def test_thresholds_do_not_ask_for_agents(client: httpx.Client) -> None:
     talk = [TASK, *reading(77, 60), {"role": "assistant", "content": "Done."}, *HELLO]
     assert explain(client, messages=talk)["strategy"] == "A"
     assert explain(client, messages=talk, policy="thresholds")["strategy"] == "B"
+    assert explain(client, messages=talk, policy="adaptive")["strategy"] == "A"
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/router/explain", "/v1/chat/completions", "/v1/messages"])
@@ -150,7 +151,7 @@ def test_a_policy_that_there_is_not(client: httpx.Client, path: str) -> None:
     body = {**chat_body(), "max_tokens": 1}
     response = client.post(path, json=body, headers={POLICY: "smart"})
     assert response.status_code == 400
-    expected = f'{POLICY} must be one of auto, direct, thresholds, agent, but it is "smart"'
+    expected = f'{POLICY} must be one of auto, direct, thresholds, agent, adaptive, but it is "smart"'
     assert expected in json.dumps(response.json(), ensure_ascii=False).replace('\\"', '"')
 
 

@@ -175,3 +175,19 @@ def wait_until_idle(client: httpx.Client) -> None:
         if all(slot["running"] == slot["queued"] == 0 for slot in slots):
             return
     raise AssertionError(slots)
+
+
+def test_the_next_turn_goes_on_with_the_same_summary(low_thresholds: RunningServer) -> None:
+    chat = as_several_messages(SMALL, "You are calm.")
+    first, _ = ask(low_thresholds, chat)
+    assert (first[-1]["llm_optimizer"]["summaries"], first[-1]["llm_optimizer"]["summaries_reused"]) == (1, 0)
+    words = "".join(line["message"]["content"] for line in first)
+    later = [*chat, {"role": "assistant", "content": words}, {"role": "user", "content": "And how often?"}]
+    before = len(low_thresholds.log)
+    second, _ = ask(low_thresholds, later)
+    done = second[-1]["llm_optimizer"]
+    assert (done["strategy"], done["summaries"], done["summaries_reused"]) == ("B", 1, 1)
+    assert done["helper_duration"] == 0
+    logged = new_lines(low_thresholds, before)
+    assert "1 summaries of earlier turns go on" in logged
+    assert not [line for line in logged if line.startswith("GPU1 summary")]

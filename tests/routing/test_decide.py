@@ -7,11 +7,14 @@ import pytest
 
 from server.config.settings import ModelSettings
 from server.domain.chat import Message, Policy, ToolCall
+from server.engine.pace import Speed
 from server.routing.decide import Facts, Plan, Strategy, Thresholds, decide, estimate_tokens
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIMITS = Thresholds(a_max=2000, b_max=8000, min_material_chars=1000)
 WINDOW = 32_768
+UNEQUAL_CARDS = (Speed(read_s=1 / 1200, write_s=1 / 45), Speed(read_s=1 / 300, write_s=1 / 25))
+EQUAL_CARDS = (Speed(read_s=1 / 300, write_s=1 / 45), Speed(read_s=1 / 3000, write_s=1 / 200))
 
 
 def by_chars(messages: list[Message], thresholds: Thresholds = LIMITS) -> Plan:
@@ -26,9 +29,10 @@ def by_tokens(
     window: int = WINDOW,
     agent: str | None = None,
     policy: Policy = Policy.AUTO,
+    speeds: tuple[Speed, Speed] = (Speed(), Speed()),
 ) -> Plan:
-    """A token is four characters, and the template adds 40."""
-    facts = Facts(estimate_tokens(messages) + 40, held, window, agent)
+    """A token is four characters, and the template adds 40. ``speeds`` are generator's and helper's."""
+    facts = Facts(estimate_tokens(messages) + 40, held, window, agent, *speeds)
     return decide(messages, facts, policy, LIMITS, lambda text: len(text) // 4)
 
 
@@ -197,6 +201,8 @@ CASES = [
     by_tokens([*system(8000), Message("assistant", "x" * 6000), Message("user", "And?")]),
     by_tokens(talk(14_000), policy=Policy.THRESHOLDS),
     by_tokens(talk(44_000), policy=Policy.THRESHOLDS),
+    by_tokens(talk(14_000), policy=Policy.ADAPTIVE, speeds=UNEQUAL_CARDS),
+    by_tokens(talk(14_000), policy=Policy.ADAPTIVE, speeds=EQUAL_CARDS),
 ]
 
 
@@ -209,3 +215,25 @@ def test_the_page_has_every_branch() -> None:
         for plan in CASES
     ]
     assert told == done
+
+
+def test_adaptive_goes_by_the_clock() -> None:
+    direct = by_tokens(talk(14_000), policy=Policy.ADAPTIVE, speeds=UNEQUAL_CARDS)
+    # 3,540 tokens at 1,200 a second; 3,503 at 300, 170 written at 25, and 207 read at 1,200.
+    assert direct.reason == "the first token is expected after 3.0 s, and after 18.6 s if shortened"
+    assert by_tokens(talk(14_000), policy=Policy.ADAPTIVE, speeds=EQUAL_CARDS).strategy is Strategy.B
+    cached = by_tokens(talk(14_000), held=3400, policy=Policy.ADAPTIVE, speeds=EQUAL_CARDS)
+    assert cached.strategy is Strategy.A
+    too_long = by_tokens(talk(14_000), window=3000, policy=Policy.ADAPTIVE, speeds=UNEQUAL_CARDS)
+    assert too_long.strategy is Strategy.B
+
+
+def test_adaptive_keeps_to_the_thresholds_until_it_knows() -> None:
+    for speeds in ((Speed(), UNEQUAL_CARDS[1]), (UNEQUAL_CARDS[0], Speed()), (Speed(), Speed())):
+        plan = by_tokens(talk(14_000), policy=Policy.ADAPTIVE, speeds=speeds)
+        assert plan == by_tokens(talk(14_000), policy=Policy.THRESHOLDS)
+
+
+def test_adaptive_leaves_agents_alone() -> None:
+    plan = by_tokens(talk(14_000), agent="it is one", policy=Policy.ADAPTIVE, speeds=EQUAL_CARDS)
+    assert (plan.strategy, plan.squeeze) == (Strategy.A, False)

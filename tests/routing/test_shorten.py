@@ -13,6 +13,8 @@ from server.routing.shorten import (
     HelperFailed,
     Limits,
     Shortened,
+    recall,
+    resumed,
     shorten,
 )
 
@@ -268,3 +270,80 @@ def test_the_same_history_gives_the_same_bytes() -> None:
     material = paragraphs(20) + " a_b c/d.py 12"
     first, second = (run(material, Strategy.C, ScriptedHelper()) for _ in range(2))
     assert first.messages == second.messages
+
+
+def growing_chat(turns: int) -> Division:
+    """A chat with so many long turns before the last question."""
+    talk = [Message("user", "task")]
+    for number in range(turns):
+        talk += [
+            Message("assistant", paragraphs(6) + f" answer {number}"),
+            Message("user", f"more {number}?"),
+        ]
+    divided = divide(talk, 10_000, 1)
+    assert divided is not None
+    return divided
+
+
+def ask_again(turns: int, helper: ScriptedHelper, memory: dict[str, tuple[str, ...]], rest: int) -> Shortened:
+    limits = Limits(piece_tokens=200, summary_chars=500, rest_chars=rest)
+    division = growing_chat(turns)
+    known = recall(division, "model", limits, memory)
+    short = resumed(division, known, limits)
+    if short is None:
+        short = asyncio.run(shorten(division, Strategy.B, helper, limits, known))
+        memory[known.key] = short.summaries
+    return short
+
+
+def test_the_next_turn_reads_only_what_is_new() -> None:
+    helper, memory = ScriptedHelper(), {}
+    first = ask_again(3, helper, memory, rest=0)
+    second = ask_again(4, helper, memory, rest=0)
+    assert second.summaries[: len(first.summaries)] == first.summaries
+    assert (first.reused, second.reused) == (0, len(first.summaries))
+    assert "answer 3" in helper.texts[-1]
+    assert "answer 1" not in helper.texts[-1]
+    assert second.new_summaries == second.summaries[len(first.summaries) :]
+
+
+def test_little_that_is_new_is_sent_as_it_is() -> None:
+    helper, memory = ScriptedHelper(), {}
+    first = ask_again(3, helper, memory, rest=100_000)
+    asked = len(helper.texts)
+    second = ask_again(5, helper, memory, rest=100_000)
+    assert len(helper.texts) == asked
+    assert (second.summaries, second.helper_ns, second.new_summaries) == (first.summaries, 0, ())
+    division = growing_chat(5)
+    assert second.messages[0] == division.kept[0]
+    assert second.messages[1:-1] == division.history[len(growing_chat(3).history) :]
+    assert second.messages[-1].content == f"{fenced(first.summaries[0])}\n\n{division.question.content}"
+    assert ask_again(5, helper, memory, rest=100_000) == second
+
+
+def test_another_model_or_length_knows_nothing_of_it() -> None:
+    helper, memory = ScriptedHelper(), {}
+    ask_again(3, helper, memory, rest=0)
+    division = growing_chat(4)
+    limits = Limits(piece_tokens=200, summary_chars=500)
+    assert recall(division, "model", limits, memory).messages == len(growing_chat(3).history)
+    assert recall(division, "other", limits, memory).messages == 0
+    assert recall(division, "model", Limits(200, 400), memory).messages == 0
+
+
+def test_a_long_question_is_read_although_its_history_is_known() -> None:
+    helper, memory = ScriptedHelper(), {}
+    ask_again(3, helper, memory, rest=100_000)
+    talk = [
+        *growing_chat(3).kept,
+        *growing_chat(3).history,
+        Message("user", "Sum up:\n\n" + paragraphs(40) + "\n\nOK?"),
+    ]
+    division = divide(talk, 1000, 100)
+    assert division is not None
+    limits = Limits(piece_tokens=200, summary_chars=500, rest_chars=100_000)
+    known = recall(division, "model", limits, memory)
+    assert resumed(division, known, limits) is None
+    short = asyncio.run(shorten(division, Strategy.B, helper, limits, known))
+    assert helper.texts[-1] == paragraphs(40)
+    assert short.reused == len(known.summaries) > 0

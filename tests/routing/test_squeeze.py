@@ -203,6 +203,8 @@ def check_protocol(before: Sequence[Message], squeezed: Squeezed) -> None:
         if not touched:
             assert new == old
         assert old.role in ("tool", "user") or new == old
+    tasks = [place for place, message in enumerate(before) if message.role == "user"][:1]
+    assert all(after[place] == before[place] for place in tasks)
     for key, one in shortened.items():
         assert one.result == results[key]
         assert one.result.kind is not Kind.EDIT
