@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.asking import HELLO
+from tests.api.asking import HELLO, eventually
 from tests.api.openai.asking import answer_of, chat, error_of
 
 PNG = base64.b64encode(b"\x89PNG").decode()
@@ -19,10 +19,16 @@ def parts(*texts: str) -> list[dict[str, Any]]:
 
 def test_text_parts_stay_one_message(client: httpx.Client) -> None:
     one = answer_of(chat(client, messages=[{"role": "user", "content": "Define\ngravity."}]))
-    assert answer_of(chat(client, messages=parts("Define", "gravity.")))["usage"] == {
+    known = {
         **one["usage"],
         "prompt_tokens_details": {"cached_tokens": one["usage"]["prompt_tokens"]},
     }
+
+    def in_parts() -> object:
+        return answer_of(chat(client, messages=parts("Define", "gravity.")))["usage"]
+
+    # What an earlier test has left running may push short conversations out of the cache.
+    assert eventually(lambda: in_parts() == known)
 
 
 GOOD: dict[str, list[dict[str, Any]]] = {
