@@ -160,6 +160,11 @@ class Fleet:
         loaded = None if berth is None else berth.loaded
         return None if loaded is None else Installed(entry, loaded.installed.file)
 
+    async def inspect(self, entry: Entry) -> Installed:
+        """What the model's file says of itself; a thread reads it where that is not known yet."""
+        known = self.at_work(entry) or self._catalogue.glance(entry)
+        return await asyncio.to_thread(self._catalogue.inspect, entry) if known is None else known
+
     def speed_of(self, entry: Entry) -> Speed:
         """How fast a model was lately, as far as it is loaded and generates."""
         berth = self._berths.get(entry.weights)

@@ -1,0 +1,69 @@
+"""The helper at work for strategies B and C, with everything that can go wrong with it."""
+
+import asyncio
+import logging
+
+from server.catalogue import Catalogue, Role
+from server.config import RouterSettings
+from server.domain.errors import ServiceError
+from server.routing.decide import Plan, Strategy
+from server.routing.keep import Division
+from server.routing.memory import Summaries
+from server.routing.shorten import HelperFailed, Limits, Shortened, recall, resumed, shorten
+from server.service.fleet import Fleet
+from server.service.helper import LoadedHelper
+
+logger = logging.getLogger("llm-optimizer")
+
+_CHARS_PER_TOKEN = 4
+
+
+class Summariser:
+    """Sums up what a plan allows, once: summaries of earlier turns are found again."""
+
+    def __init__(
+        self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings, summaries: Summaries
+    ) -> None:
+        self._fleet = fleet
+        self._catalogue = catalogue
+        self._summaries = summaries
+        self._timeout_s = router.helper_timeout_s
+        self._limits = Limits(
+            router.chunk_tokens,
+            router.summary_chars_max,
+            rest_chars=_CHARS_PER_TOKEN * router.strategy_a_max,
+        )
+
+    async def carry_out(self, plan: Plan) -> Shortened:
+        """The chat as ``plan`` wants it.
+
+        Raises:
+            HelperFailed: whatever went wrong; the text says what.
+        """
+        if plan.division is None:
+            raise HelperFailed("nothing in this chat may be shortened")
+        try:
+            return await self._with_summaries(plan.division, plan.strategy)
+        except TimeoutError as error:
+            raise HelperFailed(f"the helper took longer than {self._timeout_s:g} s") from error
+        except ServiceError as error:
+            raise HelperFailed(f"the helper failed: {error}") from error
+        except HelperFailed:
+            raise
+        except Exception as error:
+            # The helper can only help: not even a bug in it may cost an answer.
+            logger.exception("the helper broke")
+            raise HelperFailed(f"the helper failed: {error}") from error
+
+    async def _with_summaries(self, division: Division, strategy: Strategy) -> Shortened:
+        """The chat with summaries: those of earlier turns, and new ones of what they do not cover."""
+        entry = self._catalogue.of(Role.HELPER)
+        model = (await self._fleet.inspect(entry)).file.fingerprint
+        known = recall(division, model, self._limits, self._summaries)
+        if (short := resumed(division, known, self._limits)) is not None:
+            return short
+        async with asyncio.timeout(self._timeout_s), self._fleet.lease(entry) as helper:
+            short = await shorten(division, strategy, LoadedHelper(helper), self._limits, known)
+        if not division.parts.material:
+            self._summaries.put(known.key, short.summaries)
+        return short
