@@ -13,7 +13,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 class LoadedHelper:
-    """Implements :class:`server.routing.shorten.Helper`."""
+    """Implements :class:`server.routing.condense.Helper`."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded

@@ -10,8 +10,8 @@ from server.config import RouterSettings
 from server.domain.chat import ChatRequest, Message, Policy
 from server.engine.pace import Speed
 from server.routing.agents import agent_signs, is_summarising
+from server.routing.condense import CHARS_PER_SUMMARY_TOKEN
 from server.routing.decide import Facts, Plan, Thresholds, decide
-from server.routing.shorten import CHARS_PER_SUMMARY_TOKEN
 from server.routing.squeeze import Marks, Shortening, Squeezed, message_tokens, squeeze
 from server.service.loading import Loaded
 from server.service.prompts import Prompt, rendered_prompt

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from server.domain.chat import ChatRequest, Message, RunOptions
 from server.domain.errors import InvalidRequest
+from server.routing.condense import HelperFailed
 from server.routing.decide import Plan, Strategy
-from server.routing.shorten import HelperFailed
 from server.service.loading import Loaded
 from server.service.originals import Originals
 from server.service.planning import squeezed_prompt

@@ -6,10 +6,11 @@ import logging
 from server.catalogue import Catalogue, Role
 from server.config import RouterSettings
 from server.domain.errors import ServiceError
+from server.routing.condense import HelperFailed, Limits
 from server.routing.decide import Plan, Strategy
 from server.routing.keep import Division
 from server.routing.memory import Summaries
-from server.routing.shorten import HelperFailed, Limits, Shortened, recall, resumed, shorten
+from server.routing.shorten import Shortened, recall, resumed, shorten
 from server.service.fleet import Fleet
 from server.service.helper import LoadedHelper
 

@@ -6,17 +6,10 @@ import pytest
 
 from server.domain.chat import Message
 from server.domain.errors import PromptTooLong
+from server.routing.condense import PIECES_AT_ONCE, HelperFailed, Limits
 from server.routing.decide import Strategy
 from server.routing.keep import Division, divide, fenced
-from server.routing.shorten import (
-    PIECES_AT_ONCE,
-    HelperFailed,
-    Limits,
-    Shortened,
-    recall,
-    resumed,
-    shorten,
-)
+from server.routing.shorten import Shortened, recall, resumed, shorten
 
 LIMITS = Limits(piece_tokens=200, summary_chars=500)
 
@@ -93,13 +86,13 @@ def test_the_helper_is_told_what_it_is_for() -> None:
 
 
 def test_c_asks_for_every_piece_and_keeps_their_order() -> None:
-    helper = ScriptedHelper(lambda text: f"About {text[-1]}.")
+    helper = ScriptedHelper(lambda text: f"About {text.strip()[-1]}.")
     short = run(paragraphs(20), Strategy.C, helper)
     assert "".join(helper.texts) == "=== assistant ===\n" + paragraphs(20)
     assert len(helper.texts) > 5
     assert all(len(text) <= 4 * LIMITS.piece_tokens for text in helper.texts)
     assert len(short.summaries) == len(helper.texts)
-    assert fenced("\n\n".join(short.summaries)) in short.messages[-1].content
+    assert fenced(f"State: {' '.join(short.summaries)}") in short.messages[-1].content
 
 
 def test_summaries_stay_in_order_though_the_last_is_done_first() -> None:
