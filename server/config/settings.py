@@ -262,6 +262,12 @@ class RouterSettings(BaseModel, frozen=True, extra="forbid"):
         description="Host memory in MiB for texts that were shortened, to be looked up at "
         "/api/router/original; 0 keeps none.",
     )
+    ahead_of_need: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the helper reads old tool results of long agent sessions while nobody waits for "
+        "it, so that summaries are ready when the window is full; auto does so where it has a device of its "
+        "own.",
+    )
     summaries_by_helper: bool = Field(
         default=False,
         strict=True,

@@ -8,7 +8,7 @@ from server.domain.chat import Message, Policy
 from server.engine.pace import Speed
 from server.routing.keep import Division, divide, message_chars
 from server.routing.pieces import as_text
-from server.routing.squeeze import START_SHARE, Marks
+from server.routing.squeeze import AHEAD_SHARE, START_SHARE, Marks
 
 ANSWER_TOKENS = 512
 """Room that an answer of unknown length should find in the window."""
@@ -72,13 +72,14 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What will be done with a chat. ``division`` says what B and C may shorten; ``squeeze`` that old tool
-    results give way. ``tokens`` is what the log calls the chat's size."""
+    results give way, and ``ahead`` that they will soon. ``tokens`` is what the log calls the chat's size."""
 
     strategy: Strategy
     tokens: int
     reason: str
     division: Division | None = None
     squeeze: bool = False
+    ahead: bool = False
 
 
 def decide(
@@ -106,10 +107,12 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
 def _for_agent(facts: Facts, why: str) -> Plan:
     start = Marks.of(facts.window_tokens).start
     share = f"{START_SHARE:.0%} of the window of {facts.window_tokens}"
+    ahead = facts.tokens > AHEAD_SHARE * facts.window_tokens
     if facts.tokens <= start:
-        return Plan(Strategy.A, facts.tokens, f"{why}: {facts.tokens} tokens are within {share}")
+        reason = f"{why}: {facts.tokens} tokens are within {share}"
+        return Plan(Strategy.A, facts.tokens, reason, ahead=ahead)
     reason = f"{why}: {facts.tokens} tokens are above {share}, so old tool results give way"
-    return Plan(Strategy.A, facts.tokens, reason, squeeze=True)
+    return Plan(Strategy.A, facts.tokens, reason, squeeze=True, ahead=ahead)
 
 
 def _by_chars(messages: Sequence[Message], thresholds: Thresholds) -> Plan:

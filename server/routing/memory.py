@@ -62,6 +62,14 @@ class Summaries:
         except sqlite3.Error as error:
             self._complain(error)
 
+    def settle(self, key: str, texts: Iterable[str]) -> tuple[str, ...]:
+        """What is there for ``key``; where nothing is, ``texts`` from now on."""
+        found = self.get(key)
+        if found is None:
+            found = tuple(texts)
+            self.put(key, found)
+        return found
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from server.routing.facts import ERROR_WORD, IDENTIFIER
+from server.routing.results import Kind, Result
 
 FIRST_LINES, LAST_LINES = 3, 2
 MOST_DEFINITIONS, MOST_ERRORS = 60, 40
@@ -56,6 +57,13 @@ class _Block:
     first: int
     last: int
     name: str
+
+
+def outline_of(result: Result, wanted: Collection[str]) -> str | None:
+    """The outline of a tool result; None: that would hardly be shorter."""
+    if result.kind is Kind.FILE:
+        return outline_of_file(result.text, result.subject, wanted)
+    return outline_of_output(result.text)
 
 
 def outline_of_file(text: str, path: str, wanted: Collection[str]) -> str | None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from server.domain.chat import Message
+from server.routing.digest import with_digest
 from server.routing.facts import IDENTIFIER
-from server.routing.outline import note, outline_of_file, outline_of_output
+from server.routing.outline import note, outline_of
 from server.routing.results import Key, Kind, Result, results_of, rewritten
 
-START_SHARE, GOAL_SHARE, LIMIT_SHARE, BRIM_SHARE = 0.75, 0.45, 0.9, 0.95
-"""Of the window: where shortening starts, how far it goes, where it is no longer put off, and where outlines
-go as well."""
+AHEAD_SHARE, START_SHARE, GOAL_SHARE, LIMIT_SHARE, BRIM_SHARE = 0.5, 0.75, 0.45, 0.9, 0.95
+"""Of the window: where the helper begins to read ahead, where shortening starts, how far it goes, where it is
+no longer put off, and where outlines go as well."""
 
 WORTHWHILE = 2.0
 """A step is put off until it saves so many tokens for each that the model must read again because of it."""
@@ -45,6 +46,7 @@ class Rung(StrEnum):
 
     NEWER_COPY = "newer copy"
     OUTLINE = "outline"
+    SUMMARY = "summary"
     NOTE = "note"
 
 
@@ -91,19 +93,29 @@ class Squeezed:
     steps: int
 
 
+def no_words(_result: Result) -> str | None:
+    """Of a helper that was never asked."""
+    return None
+
+
 def squeeze(
-    messages: Sequence[Message], frame_tokens: int, marks: Marks, count: Callable[[str], int]
+    messages: Sequence[Message],
+    frame_tokens: int,
+    marks: Marks,
+    count: Callable[[str], int],
+    words_of: Callable[[Result], str | None] = no_words,
 ) -> Squeezed:
     """Shorten old tool results wherever the session passed ``marks``, up to now.
 
     ``count`` gives the tokens of a text, and ``frame_tokens`` are those of the tools and all else that the
-    template puts around the messages.
+    template puts around the messages. ``words_of`` is what the helper says of a result, and must say the
+    same whenever it is asked.
     System prompts, tasks and words of the user, the model's words and calls, the number, order and ids of
     results, edits, errors, the last turns and the newest text of each file that they name stay as they are.
     """
     users = [place for place, message in enumerate(messages) if message.role == "user"]
     task = next(iter(users), -1)
-    session = _Session(tuple(messages), results_of(messages), marks, count, task, frame_tokens)
+    session = _Session(tuple(messages), results_of(messages), marks, count, words_of, task, frame_tokens)
     session.go_through()
     return Squeezed(
         tuple(session.rewritten(place) for place in range(len(messages))),
@@ -119,6 +131,7 @@ class _Session:
     results: tuple[Result, ...]
     marks: Marks
     count: Callable[[str], int]
+    words_of: Callable[[Result], str | None]
     task: int
     total: int
     shortenings: dict[Key, Shortening] = field(default_factory=dict)
@@ -170,7 +183,7 @@ class _Session:
         for shortening in list(self.shortenings.values()):
             if self.total <= self.marks.goal:
                 break
-            if shortening.rung is Rung.OUTLINE:
+            if shortening.rung in (Rung.OUTLINE, Rung.SUMMARY):
                 self._apply(replace(shortening, rung=Rung.NOTE, text=note(shortening.result.text)))
 
     def _ladder(self, border: int, turns: int, *, spare_files: bool) -> Iterator[Shortening]:
@@ -189,8 +202,13 @@ class _Session:
         needed = self._newest_files_in(words, border) if spare_files else set()
         wanted = frozenset(IDENTIFIER.findall(words))
         for result in old:
-            if not newer[result.key] and result.key not in needed and (text := _outline(result, wanted)):
-                yield Shortening(result, Rung.OUTLINE, text)
+            if not newer[result.key] and result.key not in needed and (text := outline_of(result, wanted)):
+                yield self._summary(result, text) or Shortening(result, Rung.OUTLINE, text)
+
+    def _summary(self, result: Result, outline: str) -> Shortening | None:
+        words = self.words_of(result)
+        text = with_digest(outline, words, result) if words else None
+        return Shortening(result, Rung.SUMMARY, text) if text else None
 
     def _may_go(self, result: Result) -> bool:
         """Whether a result is long enough, no edit, no error, and not shortened before, by whomever.
@@ -277,9 +295,3 @@ def _words(message: Message) -> str:
         f"\n{call.name} {json.dumps(dict(call.arguments), ensure_ascii=False)}" for call in message.tool_calls
     )
     return message.content + "".join(calls)
-
-
-def _outline(result: Result, wanted: frozenset[str]) -> str | None:
-    if result.kind is Kind.FILE:
-        return outline_of_file(result.text, result.subject, wanted)
-    return outline_of_output(result.text)

@@ -1,6 +1,7 @@
 """The helper model as the shortener needs it: count and answer, on whatever engine it is loaded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from server.chat.parse import AnswerParser
 from server.domain.chat import Message, RunOptions
@@ -15,8 +16,10 @@ GREEDY = Sampling(temperature=0.0)
 class LoadedHelper:
     """Implements :class:`server.routing.condense.Helper`."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, *, background: bool = False) -> None:
+        """``background``: its work makes way for everyone who waits."""
         self._loaded = loaded
+        self._background = background
 
     @property
     def context_tokens(self) -> int:
@@ -31,7 +34,8 @@ class LoadedHelper:
         """The model's words, without thinking. Raises ServiceError when it cannot."""
         prompt = await chat_prompt(self._loaded, messages, (), think=False)
         options = RunOptions(sampling=GREEDY, max_tokens=max_tokens)
-        ticket = Ticket(self._loaded.engine, await to_generation(self._loaded, prompt, options))
+        generation = await to_generation(self._loaded, prompt, options)
+        ticket = Ticket(self._loaded.engine, replace(generation, background=self._background))
         parser = AnswerParser(prompt.expected)
         words = []
         try:

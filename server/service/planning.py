@@ -13,6 +13,7 @@ from server.routing.agents import agent_signs, is_summarising
 from server.routing.condense import CHARS_PER_SUMMARY_TOKEN
 from server.routing.decide import Facts, Plan, Thresholds, decide
 from server.routing.squeeze import Marks, Shortening, Squeezed, message_tokens, squeeze
+from server.service.ahead import WordsOf
 from server.service.loading import Loaded
 from server.service.prompts import Prompt, rendered_prompt
 
@@ -93,14 +94,14 @@ def policy_of(request: ChatRequest, entry: Entry) -> Policy | None:
 
 
 async def squeezed_prompt(
-    loaded: Loaded, front: Sequence[Message], request: ChatRequest
+    loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
 ) -> tuple[Prompt, Squeezed]:
     """A session of an agent with old tool results shortened, as far as its window asks for it."""
-    return await asyncio.to_thread(_squeezed_prompt, loaded, front, request)
+    return await asyncio.to_thread(_squeezed_prompt, loaded, front, request, words_of)
 
 
 def _squeezed_prompt(
-    loaded: Loaded, front: Sequence[Message], request: ChatRequest
+    loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
 ) -> tuple[Prompt, Squeezed]:
     count = counter(loaded)
     think = request.options.think
@@ -109,7 +110,7 @@ def _squeezed_prompt(
     opening = _opening(request.messages)
     rendered = rendered_prompt(loaded, (*front, *opening), request.tools, think)
     frame_tokens = len(rendered.tokens) - sum(message_tokens(message, count) for message in opening)
-    squeezed = squeeze(request.messages, frame_tokens, Marks.of(loaded.context_tokens), count)
+    squeezed = squeeze(request.messages, frame_tokens, Marks.of(loaded.context_tokens), count, words_of)
     return rendered_prompt(loaded, (*front, *squeezed.messages), request.tools, think), squeezed
 
 

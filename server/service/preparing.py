@@ -6,6 +6,7 @@ from server.domain.chat import ChatRequest, Message, RunOptions
 from server.domain.errors import InvalidRequest
 from server.routing.condense import HelperFailed
 from server.routing.decide import Plan, Strategy
+from server.service.ahead import Ahead
 from server.service.loading import Loaded
 from server.service.originals import Originals
 from server.service.planning import squeezed_prompt
@@ -37,25 +38,29 @@ class Prepared:
 
     prompt: Prompt
     routing: Routing
+    expected: tuple[Message, ...] = ()
+    """A session whose tool results will have to give way soon."""
 
 
 class Preparer:
     """Carries out the router's plans."""
 
-    def __init__(self, summariser: Summariser, originals: Originals) -> None:
+    def __init__(self, summariser: Summariser, ahead: Ahead, originals: Originals) -> None:
         self._summariser = summariser
+        self._ahead = ahead
         self._originals = originals
 
     async def squeezed(self, request: ChatRequest, admitted: Admitted, full: Prepared) -> Prepared:
         """A session of an agent with its old tool results shortened; ``full`` where that changes nothing."""
-        prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request)
+        words_of = await self._ahead.words(choose=True)
+        prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request, words_of)
         if not squeezed.shortenings:
             return full
         for shortening in squeezed.shortenings:
             self._originals.put(shortening.result.text)
         log_squeezed(request.route, squeezed, len(full.prompt.tokens), len(prompt.tokens))
         routing = replace(full.routing, tokens_sent=len(prompt.tokens), shortened=squeezed.shortenings)
-        return Prepared(prompt, routing)
+        return replace(full, prompt=prompt, routing=routing)
 
     async def shortened(self, request: ChatRequest, admitted: Admitted, full: Prompt, plan: Plan) -> Prepared:
         """Carry out B or C, or fall back to A.
@@ -124,7 +129,7 @@ async def fitting(request: ChatRequest, admitted: Admitted, full: Prepared) -> P
     prompt, dropped = found
     log_dropped(request.route, dropped, len(full.prompt.tokens), loaded.context_tokens)
     routing = replace(full.routing, tokens_sent=len(prompt.tokens), dropped_messages=dropped)
-    return Prepared(prompt, routing)
+    return replace(full, prompt=prompt, routing=routing)
 
 
 def _check_worth(short: Prompt, full: Prompt) -> None:

@@ -21,6 +21,7 @@ from server.domain.generation import Finished, FinishReason, TextDelta, TokenSco
 from server.routing.decide import Facts, Plan, Strategy
 from server.routing.memory import Summaries
 from server.routing.squeeze import Shortening
+from server.service.ahead import Ahead
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
 from server.service.models import Models
@@ -64,7 +65,10 @@ class Service:
         self.originals = Originals(router.originals_mib * MIB)
         self._planner = Planner(router)
         self._summaries = summaries
-        self._preparer = Preparer(Summariser(fleet, catalogue, router, summaries), self.originals)
+        self._ahead = Ahead(fleet, catalogue, router, summaries)
+        self._preparer = Preparer(
+            Summariser(fleet, catalogue, router, summaries), self._ahead, self.originals
+        )
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Open an answer to a chat; what is wrong with the request is raised here.
@@ -93,6 +97,8 @@ class Service:
             prepared = unrouted(full, plan, reason)
             if plan is not None:
                 log_plan(request.route, plan, stream=request.stream)
+                if plan.ahead:
+                    prepared = replace(prepared, expected=request.messages)
                 if plan.squeeze:
                     prepared = await self._preparer.squeezed(request, admitted, prepared)
             return await self._open(admitted, await fitting(request, admitted, prepared), stack)
@@ -127,7 +133,8 @@ class Service:
             sent: int | None = len(full.tokens)
             shortened: tuple[Shortening, ...] = ()
             if plan is not None and plan.squeeze:
-                prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request)
+                words_of = await self._ahead.words(choose=False)
+                prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request, words_of)
                 sent, shortened = len(prompt.tokens), squeezed.shortenings
             elif plan is not None and plan.strategy is not Strategy.A:
                 sent = None
@@ -202,6 +209,7 @@ class Service:
     async def close(self) -> None:
         """End downloads and answers, and unload everything."""
         self.models.close()
+        await self._ahead.close()
         self._summaries.close()
         await self.fleet.close()
 
@@ -314,6 +322,8 @@ class Service:
                 thought = thought or bool(delta.thinking)
                 yield delta
             if isinstance(event, Finished):
+                if prepared.expected:
+                    self._ahead.expect(prepared.expected)
                 yield self._report(admitted, prepared, event, thought=thought)
 
     def _report(self, admitted: Admitted, prepared: Prepared, end: Finished, *, thought: bool) -> Outcome:

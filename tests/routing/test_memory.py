@@ -120,3 +120,10 @@ def test_another_message_is_another_chain(other: Message) -> None:
         False,
         False,
     ]
+
+
+def test_what_is_settled_stays() -> None:
+    summaries = Summaries(None, 10_000)
+    assert summaries.settle("k", ("first",)) == ("first",)
+    assert summaries.settle("k", ("second",)) == ("first",)
+    assert summaries.get("k") == ("first",)

@@ -288,3 +288,34 @@ def test_what_was_shortened_stays_shortened(made: list[list[Message]], window: i
         assert before.keys() <= now.keys()
         assert all(now[key] == one or now[key].rung is Rung.NOTE for key, one in before.items())
         before = now
+
+
+def make(number: int, lines: int = 150) -> list[Message]:
+    """A turn in which a command tells much."""
+    call = ToolCall("run_commands", {"commands": [f"make {number}"]}, f"make{number}")
+    log = "\n".join(f"{number}: step {line} of the build is done" for line in range(lines))
+    result = json.dumps([{"query": f"make {number}", "result": log, "success": True}])
+    return [
+        Message("assistant", "I build it.", tool_calls=(call,)),
+        Message("tool", result, tool_name="run_commands", tool_call_id=f"make{number}"),
+    ]
+
+
+def test_the_helpers_words_stand_below_the_outline_of_a_log() -> None:
+    chat = [SYSTEM, TASK, *(message for number in range(12) for message in make(number))]
+    words = {"make 0": "All of it was built.", "make 1": "It was built again."}
+    squeezed = squeeze(chat, 0, Marks.of(12_000), count, lambda result: words.get(result.subject))
+    plain = run(chat, 12_000)
+    first, second, third = squeezed.shortenings[:3]
+    assert [one.rung for one in (first, second, third)] == [Rung.SUMMARY, Rung.SUMMARY, Rung.OUTLINE]
+    assert first.text.startswith(plain.shortenings[0].text)
+    assert "<summary>\nAll of it was built.\n</summary>" in first.text
+    assert json.loads(squeezed.messages[3].content)[0]["result"] == first.text
+    assert third.text == plain.shortenings[2].text
+
+
+def test_the_oldest_summaries_become_a_note_as_well() -> None:
+    chat = [SYSTEM, TASK, *(message for number in range(60) for message in make(number))]
+    squeezed = squeeze(chat, 0, Marks.of(7000), count, lambda result: "It was built. " * 30)
+    assert Rung.NOTE in {one.rung for one in squeezed.shortenings}
+    assert squeezed.tokens <= 0.95 * 7000
