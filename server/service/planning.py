@@ -63,7 +63,7 @@ class Planner:
 
     async def plan(self, request: ChatRequest, entry: Entry, loaded: Loaded, facts: Facts) -> Plan | None:
         """What to do with a chat; None: nothing, it is not routed."""
-        policy = policy_of(request, entry)
+        policy = policy_of(request, entry, agent=facts.agent is not None)
         if policy is None:
             return None
         return await asyncio.to_thread(
@@ -83,12 +83,17 @@ def facts_of(request: ChatRequest, loaded: Loaded, full: Prompt, helper: Speed) 
     )
 
 
-def policy_of(request: ChatRequest, entry: Entry) -> Policy | None:
-    """The rules for a chat; None where neither the request nor the model's settings ask for any."""
+def policy_of(request: ChatRequest, entry: Entry, *, agent: bool) -> Policy | None:
+    """The rules for a chat; None where neither the request nor the model's settings ask for any.
+
+    An ``agent`` may work on a further model, too: its session outgrows that one's window likewise.
+    """
     if request.policy is not None:
         return request.policy
+    if entry.role is None:
+        return Policy.AUTO if agent else None
     policy = Policy(entry.settings.policy)
-    if entry.role is None or (entry.role is Role.HELPER and policy is Policy.DIRECT):
+    if entry.role is Role.HELPER and policy is Policy.DIRECT:
         return None
     return policy
 

@@ -140,7 +140,7 @@ class Service:
                 sent = None
             return Explanation(
                 model=entry.name.display,
-                policy=policy_of(request, entry),
+                policy=policy_of(request, entry, agent=facts.agent is not None),
                 plan=plan,
                 reason=_why_direct(named, entry) if plan is None else plan.reason,
                 facts=facts,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,19 @@ POLICY = "X-LLM-Optimizer-Policy"
 
 @pytest.fixture(scope="module")
 def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    config = tmp_path_factory.mktemp("router") / "config.toml"
+    folder = tmp_path_factory.mktemp("router")
+    models = folder / "models"
+    models.mkdir()
+    shutil.copy(embedded_model, models / "further.gguf")
+    config = folder / "config.toml"
     router = {
         "strategy_a_max": 400,
         "strategy_b_max": 1500,
         "summary_chars_max": 120,
         "summaries_by_helper": True,
     }
-    config.write_text(embedded_config(embedded_model, generator={"context": 2048}, router=router))
+    tables = embedded_config(embedded_model, generator={"context": 2048}, router=router)
+    config.write_text(f'models_dir = "{models}"\n{tables}')
     running = RunningServer(config)
     yield running
     running.kill()
@@ -167,6 +173,15 @@ def test_a_stream_tells_it_too(client: httpx.Client) -> None:
     response = chat(client, messages=session(8), stream=True)
     assert response.headers["x-llm-optimizer-strategy"] == "A"
     assert chunks_of(response)[-1]["llm_optimizer"]["shortened"]
+
+
+def test_an_agent_on_a_further_model_is_made_to_fit_as_well(client: httpx.Client) -> None:
+    told = explain(client, model="further", messages=session(30))
+    assert told["context_tokens"] < told["tokens_received"]
+    assert (told["policy"], told["fits"]) == ("auto", True)
+    assert told["shortened"]
+    plain = explain(client, model="further", messages=HELLO)
+    assert (plain["policy"], plain["reason"]) == (None, "a further model is never routed")
 
 
 def test_an_agent_without_tools_loses_nothing_in_silence(client: httpx.Client) -> None:
