@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.api.asking import HELLO, answer_of, chat, chat_body, chunks_of, error_of
-from tests.running import RunningServer, embedded_config
+from tests.running import RunningServer, embedded_config, serving
 
 TASK = {"role": "user", "content": "Mend stock.py."}
 POLICY = "X-LLM-Optimizer-Policy"
@@ -18,23 +18,15 @@ POLICY = "X-LLM-Optimizer-Policy"
 
 @pytest.fixture(scope="module")
 def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    config = tmp_path_factory.mktemp("router") / "config.toml"
     router = {
         "strategy_a_max": 400,
         "strategy_b_max": 1500,
         "summary_chars_max": 120,
         "summaries_by_helper": True,
     }
-    config.write_text(embedded_config(embedded_model, generator={"context": 2048}, router=router))
-    running = RunningServer(config)
-    yield running
-    running.kill()
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as connected:
-        yield connected
+    config = embedded_config(embedded_model, generator={"context": 2048}, router=router)
+    with serving(tmp_path_factory.mktemp("router"), config) as running:
+        yield running
 
 
 def reading(number: int, lines: int = 40) -> list[dict[str, Any]]:
