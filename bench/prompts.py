@@ -12,7 +12,7 @@ from bench.wire import Chat
 from server.chat.template import CHATML, ChatTemplate, supports_tools
 from server.domain.chat import JsonObject, Message
 from server.domain.errors import ModelLoadFailed
-from server.engine.gguf import read_header
+from server.engine.gguf.reader import read_header
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
 

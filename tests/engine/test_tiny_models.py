@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from server.engine.engine import Engine, EngineSpec
-from server.engine.gguf import read_header
+from server.engine.gguf.reader import read_header
 from server.engine.llamacpp.batch import Batch
 from server.engine.llamacpp.context import Context, ContextShape, DecodeResult, Logits
 from server.engine.llamacpp.library import Library
