@@ -26,7 +26,7 @@ from bench.servers import PROJECT, CannotStart
 from bench.stage import Scenario, Skipped, Stage
 from bench.wire import AnswerFailed, EndedEarly
 from server.domain.errors import ModelLoadFailed
-from server.engine.gguf import read_header
+from server.engine.gguf.reader import read_header
 
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 RESULTS = PROJECT / "bench" / "results"

@@ -12,8 +12,9 @@ from bench.wire import Chat
 from server.chat.template import CHATML, ChatTemplate, supports_tools
 from server.domain.chat import JsonObject, Message
 from server.domain.errors import ModelLoadFailed
-from server.engine.gguf import read_header
-from server.engine.library import Library, Model
+from server.engine.gguf.reader import read_header
+from server.engine.llamacpp.library import Library
+from server.engine.llamacpp.model import Model
 
 PLACES = ("bay", "shelf", "dock", "rack", "cage", "belt", "yard", "crane")
 THINGS = ("bolts", "panels", "valves", "cables", "drums", "frames", "gaskets", "motors")
@@ -44,7 +45,7 @@ class Vocabulary:
         pointer = native.llama_model_load_from_file(str(model).encode(), params)
         if not pointer:
             raise ModelLoadFailed(f"{model} has no vocabulary that llama.cpp can read")
-        self._model = Model(library, pointer, model)
+        self._model = Model(library.log, pointer, model)
 
     def count(self, text: str) -> int:
         """Tokens of ``text`` as both servers count a finished prompt."""

@@ -15,7 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from server.engine.library import Batch, ContextShape, Library
+from server.engine.llamacpp.batch import Batch
+from server.engine.llamacpp.context import ContextShape
+from server.engine.llamacpp.library import Library
 
 PROJECT = Path(__file__).resolve().parents[1]
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -24,7 +24,7 @@ from server.api.router import router_router
 from server.catalogue import Catalogue
 from server.config import Settings
 from server.domain.errors import QueueFull, ServiceError
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
 from server.service.fleet import Fleet

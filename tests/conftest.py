@@ -10,7 +10,7 @@ from hypothesis import settings
 from server.chat.template import CHATML
 from tests.api.workshop import Workshop, open_workshop
 from tests.engine.gguf_files import with_chat_template
-from tests.running import PROJECT, RunningServer, embedded_config
+from tests.running import PROJECT, RunningServer, embedded_config, serving
 
 # A machine that builds something else meanwhile makes single examples slow, not wrong.
 settings.register_profile("patient", deadline=None)
@@ -32,11 +32,8 @@ def embedded_model() -> Path:
 @pytest.fixture(scope="session")
 def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The embedded model as generator and helper, with the default thresholds."""
-    config = tmp_path_factory.mktemp("server") / "config.toml"
-    config.write_text(embedded_config(embedded_model))
-    running = RunningServer(config)
-    yield running
-    running.kill()
+    with serving(tmp_path_factory.mktemp("server"), embedded_config(embedded_model)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -46,16 +43,14 @@ def skilled_server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("skilled")
     tools = with_chat_template(embedded_model, folder / "tools.gguf", QWEN.read_text())
     thinking = with_chat_template(embedded_model, folder / "thinking.gguf", THINKING)
-    config = folder / "config.toml"
-    config.write_text(embedded_config(tools, helper=thinking))
-    running = RunningServer(config)
-    yield running
-    running.kill()
+    with serving(folder, embedded_config(tools, helper=thinking)) as running:
+        yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A plain HTTP client for the shared server."""
+    """One client for all tests of a module, for a new one costs more than its request. A module that has a
+    ``server`` of its own talks to that one."""
     with server.client() as connected:
         yield connected
 

@@ -1,5 +1,6 @@
 """The real command in a process of its own, on a free port of the loopback interface."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +137,15 @@ class RunningServer:
             time.sleep(0.02)
         self.kill()
         raise AssertionError("the server did not start:\n" + "\n".join(self.log))
+
+
+@contextlib.contextmanager
+def serving(folder: Path, config: str, environment: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    """A server with this configuration, written into ``folder``, for as long as the block lasts."""
+    file = folder / "config.toml"
+    file.write_text(config)
+    running = RunningServer(file, environment=environment)
+    try:
+        yield running
+    finally:
+        running.kill()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import server
-from tests.running import PROJECT, RunningServer, embedded_config
+from tests.running import PROJECT, RunningServer, embedded_config, serving
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -93,10 +93,7 @@ def test_a_taken_port_ends_with_1_and_no_other_port_is_taken(tmp_path: Path, emb
 def test_a_signal_ends_it_cleanly_in_the_middle_of_an_answer(
     tmp_path: Path, embedded_model: Path, number: int
 ) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(embedded_config(embedded_model))
-    running = RunningServer(config)
-    try:
+    with serving(tmp_path, embedded_config(embedded_model)) as running:
         request = {"model": "smollm2:135m", "messages": [{"role": "user", "content": "Tell me a story."}]}
         with running.client() as client, client.stream("POST", "/api/chat", json=request) as response:
             lines = response.iter_lines()
@@ -104,8 +101,6 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_an_answer(
             assert running.stop(number) == 0
             assert list(lines)[-1] in ('{"error":"the model was unloaded"}', '{"error":"request canceled"}')
         assert not [line for line in running.log if "Traceback" in line or "ERROR" in line]
-    finally:
-        running.kill()
 
 
 def test_several_addresses_and_file_flags(tmp_path: Path, embedded_model: Path) -> None:

@@ -8,7 +8,7 @@ from server.catalogue.files import ModelFile
 from server.catalogue.names import ModelName
 from server.catalogue.records import Recipe, Record
 from server.config import ModelSettings
-from server.engine.gguf import GgufHeader
+from server.engine.gguf.header import GgufHeader
 
 _FILLS_GAPS = (
     "{# /api/generate fills the gap between a prompt and a suffix: {{ .Prompt }} gap {{ .Suffix }} #}"

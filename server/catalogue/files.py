@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.chat.template import CHATML, supports_thinking, supports_tools
-from server.engine.gguf import GgufHeader, LazyArray, read_header
+from server.engine.gguf.header import GgufHeader
+from server.engine.gguf.reader import read_header
+from server.engine.gguf.values import LazyArray
 
 _FINGERPRINT_SAMPLES, _SAMPLE_BYTES = 16, 65_536
 _PIECE_BYTES = 2**22

@@ -14,7 +14,7 @@ from server.catalogue.files import sha256_of
 from server.catalogue.known import Known
 from server.catalogue.names import DEFAULT_TAG, QUANTISATION, ModelName
 from server.domain.errors import InvalidRequest, ServiceError
-from server.engine.gguf import GgufError, read_header
+from server.engine.gguf.reader import GgufError, read_header
 
 # The hub's library reads this when it is imported. What machine asks is nobody's business, and finding out
 # what to say of it would cost a request of its own.

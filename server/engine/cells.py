@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from server.engine.figures import Figures
 from server.engine.lane import NOWHERE, Lane
-from server.engine.library import Context
+from server.engine.llamacpp.context import Context
 from server.engine.prefix import Held, Match, PrefixCache, Tokens, common_prefix, distinct_tokens
 from server.engine.store import StateStore, Stored
 

@@ -20,8 +20,12 @@ from server.domain.errors import (
 )
 from server.engine.engine import CacheTiers, EngineSpec, EngineState, usable_cores
 from server.engine.figures import Figures
-from server.engine.gguf import GgufHeader, read_header
-from server.engine.library import ContextShape, DecodeResult, EmbeddingContext, Library, Model, Vector
+from server.engine.gguf.header import GgufHeader
+from server.engine.gguf.reader import read_header
+from server.engine.llamacpp.context import ContextShape, DecodeResult
+from server.engine.llamacpp.embedding_context import EmbeddingContext, Vector
+from server.engine.llamacpp.library import Library
+from server.engine.llamacpp.model import Model
 
 logger = logging.getLogger(__name__)
 

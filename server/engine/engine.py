@@ -23,7 +23,9 @@ from server.domain.generation import EventSink, Generation
 from server.engine.disktier import DiskTier
 from server.engine.figures import Figures
 from server.engine.lane import Job
-from server.engine.library import Context, ContextShape, Library, Model
+from server.engine.llamacpp.context import Context, ContextShape
+from server.engine.llamacpp.library import Library
+from server.engine.llamacpp.model import Model
 from server.engine.pace import Speed
 from server.engine.prefix import Tokens, common_prefix, tokens_of
 from server.engine.runner import Runner

@@ -16,7 +16,7 @@ from server.domain.generation import (
     Usage,
 )
 from server.engine.drafts import Record
-from server.engine.library import Logits
+from server.engine.llamacpp.context import Logits
 from server.engine.prefix import Held, Tokens, tokens_of
 from server.engine.sampling import Sampler
 from server.engine.scheduler import Candidate, LaneView

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from server.engine.library import Logits
+from server.engine.llamacpp.context import Logits
 from server.engine.prefix import Tokens
 
 _MOST = 8

@@ -11,7 +11,9 @@ from server.engine.cores import CoreWatch
 from server.engine.drafts import Savings, best_length, guess
 from server.engine.figures import Figures
 from server.engine.lane import Job, Lane
-from server.engine.library import Batch, Context, DecodeResult, Model
+from server.engine.llamacpp.batch import Batch
+from server.engine.llamacpp.context import Context, DecodeResult
+from server.engine.llamacpp.model import Model
 from server.engine.openings import Openings
 from server.engine.pace import ReadingPace, Speed, StepCost
 from server.engine.prefix import distinct_tokens

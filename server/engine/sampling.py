@@ -10,7 +10,9 @@ import numpy as np
 
 from server.domain.errors import InvalidRequest
 from server.domain.generation import Generation, Sampling, TokenScore
-from server.engine.library import CandidateTable, Context, Logits, Model
+from server.engine.llamacpp.candidates import CandidateTable
+from server.engine.llamacpp.context import Context, Logits
+from server.engine.llamacpp.model import Model
 
 
 class Row(Protocol):

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from server.engine.gguf import GgufHeader
+from server.engine.gguf.header import GgufHeader
 
 _MIB = 2**20
 _INPUT = -1

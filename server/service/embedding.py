@@ -10,7 +10,8 @@ import numpy as np
 from server.catalogue import Entry
 from server.domain.chat import EmbeddingRequest
 from server.domain.errors import InvalidRequest, TextTooLong
-from server.engine.library import Model, Vector
+from server.engine.llamacpp.embedding_context import Vector
+from server.engine.llamacpp.model import Model
 from server.service.fleet import Fleet
 
 

@@ -15,7 +15,7 @@ from server.catalogue import Catalogue, Entry, Installed
 from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, RequestCancelled, ServiceError
 from server.engine.engine import CacheTiers, EngineState
 from server.engine.figures import Figures
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from server.engine.pace import Speed
 from server.gpu.nvml import GpuReading, Nvml
 from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader

@@ -11,7 +11,7 @@ from server.chat.template import ChatTemplate
 from server.domain.errors import ModelLoadFailed, ServiceError
 from server.engine.embeddings import Embedder
 from server.engine.engine import Engine, EngineSpec
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from server.service.placement import MIB, Placement, Placements
 
 logger = logging.getLogger("llm-optimizer")

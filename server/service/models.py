@@ -8,7 +8,7 @@ from pathlib import Path
 from server.catalogue import Catalogue, Entry, ModelName, Recipe
 from server.catalogue.blobs import Blobs, Upload, sha256_in
 from server.domain.errors import InvalidRequest, ModelNotFound
-from server.engine.gguf import GgufError
+from server.engine.gguf.reader import GgufError
 from server.service.fleet import Fleet
 from server.service.pulls import SUCCESS, Progress, Pulls
 

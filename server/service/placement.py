@@ -7,7 +7,7 @@ from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
 from server.engine.embeddings import is_causal, reads_in_one_piece
 from server.engine.engine import logit_rows
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import GpuReading, Nvml
 from server.gpu.placement import CudaDevice, match_devices

@@ -8,13 +8,6 @@ import pytest
 from tests.running import RunningServer
 
 
-@pytest.fixture(scope="session")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """One client for all tests: they are many, and each new one costs more than its request."""
-    with server.client() as connected:
-        yield connected
-
-
 @pytest.fixture(autouse=True)
 def unharmed(request: pytest.FixtureRequest) -> Iterator[None]:
     """Only for tests that use the shared server."""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.api.asking import answer_of, chunks_of
 from tests.engine.tiny_models import write_llama
-from tests.running import RunningServer, embedded_config
+from tests.running import embedded_config, serving
 
 NAME = "fills:1b"
 BEFORE, AFTER = "def f(x):\n    return ", "\n\nf(1)\n"
@@ -20,15 +20,10 @@ def filler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("infill")
     marks = {"fim_pre_token_id": 257, "fim_suf_token_id": 258, "fim_mid_token_id": 259}
     model = write_llama(folder / "fills.gguf", **marks)
-    config = folder / "config.toml"
     small = {"context": 512, "kv_type": "f16"}
-    config.write_text(
-        embedded_config(model, generator={**small, "name": NAME}, helper={**small, "preload": False})
-    )
-    running = RunningServer(config)
-    with running.client() as client:
+    config = embedded_config(model, generator={**small, "name": NAME}, helper={**small, "preload": False})
+    with serving(folder, config) as running, running.client() as client:
         yield client
-    running.kill()
 
 
 def test_that_it_can_is_told(filler: httpx.Client) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.api.asking import GENERATOR, eventually
-from tests.running import RunningServer, embedded_config
+from tests.running import embedded_config, serving
 
 ENDS = {"0": -100, "2": -100}
 """The tokens with which the embedded model ends what it says."""
@@ -21,13 +21,10 @@ POSITION = "x-llm-optimizer-queue-position"
 
 @pytest.fixture(scope="module")
 def narrow(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    config = tmp_path_factory.mktemp("narrow") / "config.toml"
     one_waits = {"slots": 1, "queue": 1}
-    config.write_text(embedded_config(embedded_model, generator=one_waits, helper={"preload": False}))
-    running = RunningServer(config)
-    with running.client() as client:
+    config = embedded_config(embedded_model, generator=one_waits, helper={"preload": False})
+    with serving(tmp_path_factory.mktemp("narrow"), config) as running, running.client() as client:
         yield client
-    running.kill()
 
 
 def generator(client: httpx.Client) -> dict[str, Any]:

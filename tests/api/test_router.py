@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.api.asking import HELLO, answer_of, chat, chat_body, chunks_of, error_of
-from tests.running import RunningServer, embedded_config
+from tests.running import RunningServer, embedded_config, serving
 
 TASK = {"role": "user", "content": "Mend stock.py."}
 POLICY = "X-LLM-Optimizer-Policy"
@@ -23,7 +23,6 @@ def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     models = folder / "models"
     models.mkdir()
     shutil.copy(embedded_model, models / "further.gguf")
-    config = folder / "config.toml"
     router = {
         "strategy_a_max": 400,
         "strategy_b_max": 1500,
@@ -31,16 +30,8 @@ def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         "summaries_by_helper": True,
     }
     tables = embedded_config(embedded_model, generator={"context": 2048}, router=router)
-    config.write_text(f'models_dir = "{models}"\n{tables}')
-    running = RunningServer(config)
-    yield running
-    running.kill()
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as connected:
-        yield connected
+    with serving(folder, f'models_dir = "{models}"\n{tables}') as running:
+        yield running
 
 
 def reading(number: int, lines: int = 40) -> list[dict[str, Any]]:

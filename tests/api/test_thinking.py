@@ -11,7 +11,7 @@ import pytest
 from server.chat.template import CHATML
 from tests.api.asking import answer_of, chunks_of
 from tests.engine.gguf_files import with_chat_template
-from tests.running import RunningServer, embedded_config
+from tests.running import embedded_config, serving
 
 ALWAYS, SWITCHED = "always:1b", "switched:1b"
 OPENED = CHATML + "<think>\n{# enable_thinking #}"
@@ -25,19 +25,14 @@ def thinkers(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("thinkers")
     always = with_chat_template(embedded_model, folder / "always.gguf", OPENED)
     switched = with_chat_template(embedded_model, folder / "switched.gguf", BY_WISH)
-    config = folder / "config.toml"
     small = {"context": 1024, "slots": 2}
-    config.write_text(
-        embedded_config(
-            always,
-            generator={**small, "name": ALWAYS},
-            helper={**small, "name": SWITCHED, "path": str(switched)},
-        )
+    config = embedded_config(
+        always,
+        generator={**small, "name": ALWAYS},
+        helper={**small, "name": SWITCHED, "path": str(switched)},
     )
-    running = RunningServer(config)
-    with running.client() as client:
+    with serving(folder, config) as running, running.client() as client:
         yield client
-    running.kill()
 
 
 def body(model: str, **more: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.api.asking import HELLO, answer_of, chat, chunks_of, error_of
-from tests.running import RunningServer, embedded_config
+from tests.running import RunningServer, embedded_config, serving
 
 SMALL = {"context": 512}
 TASK = {"role": "user", "content": "Keep the word heron in mind."}
@@ -16,17 +16,9 @@ TASK = {"role": "user", "content": "Keep the word heron in mind."}
 
 @pytest.fixture(scope="module")
 def server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    config = tmp_path_factory.mktemp("small") / "config.toml"
-    config.write_text(embedded_config(embedded_model, generator=SMALL, helper={**SMALL, "preload": False}))
-    running = RunningServer(config)
-    yield running
-    running.kill()
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as connected:
-        yield connected
+    config = embedded_config(embedded_model, generator=SMALL, helper={**SMALL, "preload": False})
+    with serving(tmp_path_factory.mktemp("small"), config) as running:
+        yield running
 
 
 def long_chat() -> list[dict[str, Any]]:

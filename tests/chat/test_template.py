@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from server.chat.template import CHATML, ChatTemplate, merged_neighbours
 from server.domain.chat import Message, ToolCall
 from server.domain.errors import InvalidRequest
-from server.engine.gguf import read_header
+from server.engine.gguf.reader import read_header
 
 FOLDER = Path(__file__).parent / "templates"
 QWEN25 = (FOLDER / "Qwen-Qwen2.5-7B-Instruct.jinja").read_text()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import QWEN
 from tests.engine.gguf_files import with_chat_template, with_context_length, with_layers
-from tests.running import PROJECT, RunningServer, embedded_config
+from tests.running import PROJECT, RunningServer, embedded_config, serving
 
 CAPTURES = PROJECT.parent / "shared" / "cline-captures"
 WINDOW_TOKENS = 65536
@@ -34,14 +34,12 @@ def wide_server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     tools = with_chat_template(embedded_model, folder / "tools.gguf", QWEN.read_text())
     wide = with_context_length(tools, folder / "wide.gguf", WINDOW_TOKENS)
     quick = with_layers(wide, folder / "quick.gguf", LAYERS)
-    config = folder / "config.toml"
     window = {"context": WINDOW_TOKENS, "slots": SESSIONS_AT_ONCE}
     helper = {"path": str(embedded_model), "preload": False}
     router = {"max_ctx_size": WINDOW_TOKENS, "strategy_a_max": WINDOW_TOKENS, "strategy_b_max": WINDOW_TOKENS}
-    config.write_text(embedded_config(quick, generator=window, helper=helper, router=router))
-    running = RunningServer(config)
-    yield running
-    running.kill()
+    config = embedded_config(quick, generator=window, helper=helper, router=router)
+    with serving(folder, config) as running:
+        yield running
 
 
 def sessions() -> list[list[Path]]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.api.asking import eventually
 from tests.e2e.conversations import as_one_message, as_several_messages
-from tests.running import RunningServer, embedded_config
+from tests.running import RunningServer, embedded_config, serving
 
 SMALL, MIDDLE, LARGE = 1000, 3568, 10_981
 
@@ -23,26 +23,21 @@ def short_summaries(
     embedded_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
     """The default thresholds; short summaries, so that the tests take seconds on two cores."""
-    running = start(embedded_model, tmp_path_factory.mktemp("router"))
-    yield running
-    running.kill()
+    with serving(tmp_path_factory.mktemp("router"), quick_config(embedded_model)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def low_thresholds(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """What is a middling chat by default is a large one here, with pieces as much smaller."""
-    folder = tmp_path_factory.mktemp("low")
     router = {"strategy_a_max": 600, "strategy_b_max": 2000, "chunk_tokens": 1000}
-    running = start(embedded_model, folder, **router)
-    yield running
-    running.kill()
+    with serving(tmp_path_factory.mktemp("low"), quick_config(embedded_model, **router)) as running:
+        yield running
 
 
-def start(model: Path, folder: Path, **router: Any) -> RunningServer:
-    config = folder / "config.toml"
+def quick_config(model: Path, **router: Any) -> str:
     router = {"summary_chars_max": 120, "helper_timeout_s": 900.0, "token_estimator": "chars", **router}
-    config.write_text(embedded_config(model, router=router))
-    return RunningServer(config)
+    return embedded_config(model, router=router)
 
 
 def ask(

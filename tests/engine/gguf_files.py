@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.engine.gguf import read_header
+from server.engine.gguf.reader import read_header
 
 ALIGNMENT = 32
 TENSOR_COUNT_OFFSET = 8

@@ -7,7 +7,9 @@ from typing import Any
 import llama_cpp.llama_cpp as native
 
 from server.engine.grammar import grammar_of
-from server.engine.library import CandidateTable, Library, Model
+from server.engine.llamacpp.candidates import CandidateTable
+from server.engine.llamacpp.library import Library
+from server.engine.llamacpp.model import Model
 from server.engine.sampling import compile_grammar
 from tests.conftest import EMBEDDED
 

@@ -11,7 +11,7 @@ import pytest
 
 from server.domain.generation import Sampling
 from server.engine.engine import Engine, EngineSpec
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from tests.engine.comparing import first_difference
 from tests.engine.listening import Listener, ask, chat
 from tests.engine.tiny_models import write_llama

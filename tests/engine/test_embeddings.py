@@ -22,7 +22,9 @@ from server.domain.errors import (
 )
 from server.engine.embeddings import Embedder, packs
 from server.engine.engine import Engine, EngineSpec
-from server.engine.library import DecodeResult, EmbeddingContext, Library, Vector
+from server.engine.llamacpp.context import DecodeResult
+from server.engine.llamacpp.embedding_context import EmbeddingContext, Vector
+from server.engine.llamacpp.library import Library
 from tests.engine.listening import ask
 from tests.engine.tiny_models import write_bert, write_lfm2, write_llama, write_qwen3
 

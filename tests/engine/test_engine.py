@@ -20,7 +20,7 @@ from server.domain.errors import (
 from server.domain.generation import FinishReason, Sampling
 from server.engine.engine import Engine, EngineSpec
 from server.engine.grammar import grammar_of
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from server.engine.runner import Runner
 from tests.engine.listening import ask, chat
 
@@ -69,7 +69,7 @@ def test_a_generation_gives_text_and_figures(engine: Engine) -> None:
 
 
 def test_each_of_eight_at_once_gets_an_answer_to_its_own_question(engine: Engine) -> None:
-    # Word for word is not to be had: a larger batch rounds differently. See test_library.py.
+    # Word for word is not to be had: a larger batch rounds differently. See test_llamacpp.py.
     things = ["cats", "dogs", "trees", "rain", "bread", "snow", "horses", "books"]
     answers = {thing: ask(engine, chat(f"Tell me about {thing}."), max_tokens=24) for thing in things}
     texts = {thing: answer.wait().text.casefold() for thing, answer in answers.items()}
@@ -336,7 +336,7 @@ LOADED_AND_UNLOADED = """
 import gc, sys
 from pathlib import Path
 from server.engine.engine import Engine, EngineSpec
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from tests.engine.listening import ask, chat
 
 library = Library()

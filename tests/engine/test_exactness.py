@@ -9,7 +9,7 @@ import pytest
 from server.domain.generation import Sampling
 from server.engine import runner
 from server.engine.engine import Engine, EngineSpec
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from tests.engine.comparing import agree_throughout, first_difference, scores_of
 from tests.engine.listening import Listener, ask, chat
 

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.engine.gguf import GgufError, GgufHeader, LazyArray, TensorInfo, read_header
+from server.engine.gguf.header import GgufHeader, TensorInfo
+from server.engine.gguf.reader import GgufError, read_header
+from server.engine.gguf.values import LazyArray
 from tests.engine.gguf_files import Tensor, Typed, gguf_bytes, preamble, text, value_bytes, write_gguf
 
 QWEN_7B = {

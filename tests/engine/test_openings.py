@@ -10,7 +10,7 @@ import pytest
 from server.domain.generation import Sampling
 from server.engine.engine import Engine, EngineSpec
 from server.engine.grammar import grammar_of
-from server.engine.library import Library
+from server.engine.llamacpp.library import Library
 from server.engine.openings import Openings
 from server.engine.prefix import tokens_of
 from tests.engine.comparing import first_difference

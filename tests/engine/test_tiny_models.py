@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from server.engine.engine import Engine, EngineSpec
-from server.engine.gguf import read_header
-from server.engine.library import Batch, Context, ContextShape, DecodeResult, Library, Logits, Model
+from server.engine.gguf.reader import read_header
+from server.engine.llamacpp.batch import Batch
+from server.engine.llamacpp.context import Context, ContextShape, DecodeResult, Logits
+from server.engine.llamacpp.library import Library
+from server.engine.llamacpp.model import Model
 from tests.engine.listening import ask
 from tests.engine.tiny_models import GENERATING, SLIDING_WINDOW_TOKENS, SPOKEN
 

@@ -3,7 +3,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from server.engine.gguf import GgufHeader, TensorInfo
+from server.engine.gguf.header import GgufHeader, TensorInfo
 from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
 
 MIB = 2**20

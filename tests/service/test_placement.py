@@ -9,7 +9,7 @@ import pytest
 from server.catalogue import Catalogue, Installed, Role
 from server.config import load_settings
 from server.domain.errors import ModelLoadFailed
-from server.engine.library import Device
+from server.engine.llamacpp.devices import Device
 from server.gpu.nvml import GpuReading
 from server.service.placement import Placements
 from tests.running import embedded_config

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.api.ollama.wire import ShowBody
 from server.catalogue import Installed, Recipe
-from server.engine.gguf import LazyArray
+from server.engine.gguf.values import LazyArray
 from server.service.fleet import Arriving, Resident
 
 FOR_EVER = datetime.timedelta(days=292 * 365)

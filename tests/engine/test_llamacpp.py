@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.engine.library import Batch, Context, ContextShape, DecodeResult, Library, Logits, Model
+from server.engine.llamacpp.batch import Batch
+from server.engine.llamacpp.context import Context, ContextShape, DecodeResult, Logits
+from server.engine.llamacpp.library import Library
+from server.engine.llamacpp.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,73 @@
+"""The devices that ggml can put a model on."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from llama_cpp._ggml import libggml
+
+from server.domain.errors import ModelLoadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that ggml can put a model on, in ggml's own numbering (``CUDA0``, ``CUDA1``, ...)."""
+
+    name: str
+    description: str
+    gpu: bool
+    pci_bus_id: str | None
+    memory_total_bytes: int
+    memory_free_bytes: int
+
+
+class _DeviceProperties(ctypes.Structure):
+    """``struct ggml_backend_dev_props`` of ggml-backend.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("capabilities", ctypes.c_bool * 5),
+    )
+
+
+def all_devices() -> tuple[Device, ...]:
+    """All devices that ggml knows, the CPU included."""
+    count = _ggml("ggml_backend_dev_count", ctypes.c_size_t)()
+    get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    return tuple(_describe(get(index)) for index in range(count))
+
+
+def _describe(handle: int) -> Device:
+    properties = _DeviceProperties()
+    fill = _ggml("ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_DeviceProperties))
+    fill(handle, ctypes.byref(properties))
+    return Device(
+        name=properties.name.decode(),
+        description=properties.description.decode("utf-8", "replace"),
+        gpu=properties.type in (1, 2),
+        pci_bus_id=properties.device_id.decode() if properties.device_id else None,
+        memory_total_bytes=int(properties.memory_total),
+        memory_free_bytes=int(properties.memory_free),
+    )
+
+
+def device_list(device: str) -> Any:
+    """A NULL-terminated list of ggml devices; an empty one keeps a model off every GPU."""
+    if device == "CPU":
+        return (ctypes.c_void_p * 1)(None)
+    handle = _ggml("ggml_backend_dev_by_name", ctypes.c_void_p, ctypes.c_char_p)(device.encode())
+    if not handle:
+        raise ModelLoadFailed(f"this machine has no device {device}")
+    return (ctypes.c_void_p * 2)(handle, None)
+
+
+def _ggml(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(libggml, name)
+    function.restype = result
+    function.argtypes = list(arguments)
+    return function
