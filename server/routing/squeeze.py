@@ -103,19 +103,23 @@ def squeeze(
     frame_tokens: int,
     marks: Marks,
     count: Callable[[str], int],
+    *,
     words_of: Callable[[Result], str | None] = no_words,
+    outline: Callable[[Result, frozenset[str]], str | None] = outline_of,
 ) -> Squeezed:
     """Shorten old tool results wherever the session passed ``marks``, up to now.
 
     ``count`` gives the tokens of a text, and ``frame_tokens`` are those of the tools and all else that the
     template puts around the messages. ``words_of`` is what the helper says of a result, and must say the
-    same whenever it is asked.
+    same whenever it is asked; ``outline`` may remember what it gave before.
     System prompts, tasks and words of the user, the model's words and calls, the number, order and ids of
     results, edits, errors, the last turns and the newest text of each file that they name stay as they are.
     """
     users = [place for place, message in enumerate(messages) if message.role == "user"]
     task = next(iter(users), -1)
-    session = _Session(tuple(messages), results_of(messages), marks, count, words_of, task, frame_tokens)
+    session = _Session(
+        tuple(messages), results_of(messages), marks, count, words_of, outline, task, frame_tokens
+    )
     session.go_through()
     return Squeezed(
         tuple(session.rewritten(place) for place in range(len(messages))),
@@ -132,6 +136,7 @@ class _Session:
     marks: Marks
     count: Callable[[str], int]
     words_of: Callable[[Result], str | None]
+    outline: Callable[[Result, frozenset[str]], str | None]
     task: int
     total: int
     shortenings: dict[Key, Shortening] = field(default_factory=dict)
@@ -202,7 +207,7 @@ class _Session:
         needed = self._newest_files_in(words, border) if spare_files else set()
         wanted = frozenset(IDENTIFIER.findall(words))
         for result in old:
-            if not newer[result.key] and result.key not in needed and (text := outline_of(result, wanted)):
+            if not newer[result.key] and result.key not in needed and (text := self.outline(result, wanted)):
                 yield self._summary(result, text) or Shortening(result, Rung.OUTLINE, text)
 
     def _summary(self, result: Result, outline: str) -> Shortening | None:

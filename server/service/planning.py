@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from server.catalogue import Entry, Role
 from server.config import RouterSettings
@@ -12,10 +11,16 @@ from server.engine.pace import Speed
 from server.routing.agents import agent_signs, is_summarising
 from server.routing.condense import CHARS_PER_SUMMARY_TOKEN
 from server.routing.decide import Facts, Plan, Thresholds, decide
+from server.routing.outline import outline_of
+from server.routing.results import Result
 from server.routing.squeeze import Marks, Shortening, Squeezed, message_tokens, squeeze
 from server.service.ahead import WordsOf
 from server.service.loading import Loaded
 from server.service.prompts import Prompt, rendered_prompt
+from server.service.remembered import Remembered
+
+_MOST_COUNTS, _MOST_OUTLINES = 20_000, 2_000
+"""A few MiB: some sessions of a thousand messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,11 @@ class Explanation:
 
 
 class Planner:
-    """The router's settings at work."""
+    """The router's settings at work. It remembers what the requests of a session have in common."""
 
     def __init__(self, router: RouterSettings) -> None:
+        self._counts = Remembered[int](_MOST_COUNTS)
+        self._outlines = Remembered[str | None](_MOST_OUTLINES)
         self._summaries_by_helper = router.summaries_by_helper
         self._thresholds = Thresholds(
             router.strategy_a_max,
@@ -67,8 +74,45 @@ class Planner:
         if policy is None:
             return None
         return await asyncio.to_thread(
-            decide, request.messages, facts, policy, self._thresholds, counter(loaded)
+            decide, request.messages, facts, policy, self._thresholds, self._counter(loaded)
         )
+
+    async def squeezed(
+        self, loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
+    ) -> tuple[Prompt, Squeezed]:
+        """A session of an agent with old tool results shortened, as far as its window asks for it."""
+        return await asyncio.to_thread(self._squeezed, loaded, front, request, words_of)
+
+    def _squeezed(
+        self, loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
+    ) -> tuple[Prompt, Squeezed]:
+        count = self._counter(loaded)
+        think = request.options.think
+        # The opening is the same in all requests of a session, and so is what it takes beside its words: the
+        # steps must not depend on how far the session has come.
+        opening = _opening(request.messages)
+        rendered = rendered_prompt(loaded, (*front, *opening), request.tools, think)
+        frame_tokens = len(rendered.tokens) - sum(message_tokens(message, count) for message in opening)
+        marks = Marks.of(loaded.context_tokens)
+        squeezed = squeeze(
+            request.messages, frame_tokens, marks, count, words_of=words_of, outline=self._outline
+        )
+        return rendered_prompt(loaded, (*front, *squeezed.messages), request.tools, think), squeezed
+
+    def _counter(self, loaded: Loaded) -> Callable[[str], int]:
+        """Counts tokens as a model does. Of a session nearly all texts come again with the next request."""
+        tokenize, model = loaded.engine.model.tokenize, loaded.installed.file.fingerprint
+
+        def count(text: str) -> int:
+            return self._counts.get(
+                (model, text), lambda: len(tokenize(text, add_special=False, parse_special=False))
+            )
+
+        return count
+
+    def _outline(self, result: Result, wanted: frozenset[str]) -> str | None:
+        parts = (result.kind, result.subject, result.text, *sorted(wanted))
+        return self._outlines.get(parts, lambda: outline_of(result, wanted))
 
 
 def facts_of(request: ChatRequest, loaded: Loaded, full: Prompt, helper: Speed) -> Facts:
@@ -98,39 +142,7 @@ def policy_of(request: ChatRequest, entry: Entry, *, agent: bool) -> Policy | No
     return policy
 
 
-async def squeezed_prompt(
-    loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
-) -> tuple[Prompt, Squeezed]:
-    """A session of an agent with old tool results shortened, as far as its window asks for it."""
-    return await asyncio.to_thread(_squeezed_prompt, loaded, front, request, words_of)
-
-
-def _squeezed_prompt(
-    loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
-) -> tuple[Prompt, Squeezed]:
-    count = counter(loaded)
-    think = request.options.think
-    # The opening is the same in all requests of a session, and so is what it takes beside its words: the
-    # steps must not depend on how far the session has come.
-    opening = _opening(request.messages)
-    rendered = rendered_prompt(loaded, (*front, *opening), request.tools, think)
-    frame_tokens = len(rendered.tokens) - sum(message_tokens(message, count) for message in opening)
-    squeezed = squeeze(request.messages, frame_tokens, Marks.of(loaded.context_tokens), count, words_of)
-    return rendered_prompt(loaded, (*front, *squeezed.messages), request.tools, think), squeezed
-
-
 def _opening(messages: Sequence[Message]) -> Sequence[Message]:
     """Up to the user's first words, without which some templates render nothing."""
     users = (place for place, message in enumerate(messages, 1) if message.role == "user")
     return messages[: next(users, len(messages))]
-
-
-def counter(loaded: Loaded) -> Callable[[str], int]:
-    """Counts tokens, each text once."""
-    tokenize = loaded.engine.model.tokenize
-
-    @cache
-    def count(text: str) -> int:
-        return len(tokenize(text, add_special=False, parse_special=False)) if text else 0
-
-    return count

@@ -9,7 +9,7 @@ from server.routing.decide import Plan, Strategy
 from server.service.ahead import Ahead
 from server.service.loading import Loaded
 from server.service.originals import Originals
-from server.service.planning import squeezed_prompt
+from server.service.planning import Planner
 from server.service.prompts import Prompt, chat_prompt, check_fits, fits, truncated_prompt
 from server.service.report import Routing, log_dropped, log_fallback, log_plan, log_squeezed, log_summaries
 from server.service.summarising import Summariser
@@ -45,7 +45,8 @@ class Prepared:
 class Preparer:
     """Carries out the router's plans."""
 
-    def __init__(self, summariser: Summariser, ahead: Ahead, originals: Originals) -> None:
+    def __init__(self, planner: Planner, summariser: Summariser, ahead: Ahead, originals: Originals) -> None:
+        self._planner = planner
         self._summariser = summariser
         self._ahead = ahead
         self._originals = originals
@@ -53,7 +54,7 @@ class Preparer:
     async def squeezed(self, request: ChatRequest, admitted: Admitted, full: Prepared) -> Prepared:
         """A session of an agent with its old tool results shortened; ``full`` where that changes nothing."""
         words_of = await self._ahead.words(choose=True)
-        prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request, words_of)
+        prompt, squeezed = await self._planner.squeezed(admitted.loaded, admitted.front, request, words_of)
         if not squeezed.shortenings:
             return full
         for shortening in squeezed.shortenings:

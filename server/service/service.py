@@ -27,7 +27,7 @@ from server.service.fleet import Fleet
 from server.service.models import Models
 from server.service.originals import Originals
 from server.service.placement import MIB
-from server.service.planning import Explanation, Planner, facts_of, policy_of, squeezed_prompt
+from server.service.planning import Explanation, Planner, facts_of, policy_of
 from server.service.preparing import Admitted, Prepared, Preparer, fitting, full_prompt, unrouted
 from server.service.prompts import (
     Prompt,
@@ -66,9 +66,8 @@ class Service:
         self._planner = Planner(router)
         self._summaries = summaries
         self._ahead = Ahead(fleet, catalogue, router, summaries)
-        self._preparer = Preparer(
-            Summariser(fleet, catalogue, router, summaries), self._ahead, self.originals
-        )
+        summariser = Summariser(fleet, catalogue, router, summaries)
+        self._preparer = Preparer(self._planner, summariser, self._ahead, self.originals)
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Open an answer to a chat; what is wrong with the request is raised here.
@@ -134,7 +133,9 @@ class Service:
             shortened: tuple[Shortening, ...] = ()
             if plan is not None and plan.squeeze:
                 words_of = await self._ahead.words(choose=False)
-                prompt, squeezed = await squeezed_prompt(admitted.loaded, admitted.front, request, words_of)
+                prompt, squeezed = await self._planner.squeezed(
+                    admitted.loaded, admitted.front, request, words_of
+                )
                 sent, shortened = len(prompt.tokens), squeezed.shortenings
             elif plan is not None and plan.strategy is not Strategy.A:
                 sent = None

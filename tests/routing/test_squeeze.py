@@ -304,7 +304,7 @@ def make(number: int, lines: int = 150) -> list[Message]:
 def test_the_helpers_words_stand_below_the_outline_of_a_log() -> None:
     chat = [SYSTEM, TASK, *(message for number in range(12) for message in make(number))]
     words = {"make 0": "All of it was built.", "make 1": "It was built again."}
-    squeezed = squeeze(chat, 0, Marks.of(12_000), count, lambda result: words.get(result.subject))
+    squeezed = squeeze(chat, 0, Marks.of(12_000), count, words_of=lambda result: words.get(result.subject))
     plain = run(chat, 12_000)
     first, second, third = squeezed.shortenings[:3]
     assert [one.rung for one in (first, second, third)] == [Rung.SUMMARY, Rung.SUMMARY, Rung.OUTLINE]
@@ -316,6 +316,6 @@ def test_the_helpers_words_stand_below_the_outline_of_a_log() -> None:
 
 def test_the_oldest_summaries_become_a_note_as_well() -> None:
     chat = [SYSTEM, TASK, *(message for number in range(60) for message in make(number))]
-    squeezed = squeeze(chat, 0, Marks.of(7000), count, lambda result: "It was built. " * 30)
+    squeezed = squeeze(chat, 0, Marks.of(7000), count, words_of=lambda result: "It was built. " * 30)
     assert Rung.NOTE in {one.rung for one in squeezed.shortenings}
     assert squeezed.tokens <= 0.95 * 7000
