@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from server.chat.arguments import LiveCall, written_out
-from server.chat.fit import fitted, json_of
+from server.chat.fit import as_object, fitted, json_of
 from server.domain.chat import CallPart, JsonObject, ToolCall
 from server.engine.stops import held_back
 
@@ -240,10 +240,13 @@ class CallScanner:
             calls[0] = replace(calls[0], id=self._live.id)
         return tuple(calls)
 
-    def _checked(self, name: str, arguments: dict[str, Any]) -> ToolCall:
+    def _checked(self, name: str, arguments: Any) -> ToolCall:
         if name not in self._tools:
             raise _NoCallError
-        return ToolCall(name, fitted(arguments, self._tools[name]), id=_new_id())
+        named = as_object(arguments, self._tools[name])
+        if named is None:
+            raise _NoCallError
+        return ToolCall(name, fitted(named, self._tools[name]), id=_new_id())
 
     def _begun(self) -> "_JsonBody | _XmlBody | None":
         """What stands behind tags, fence and blanks; None if that cannot be said yet."""
@@ -286,7 +289,7 @@ class _JsonBody:
         """Whether the name has come, which is then one of a tool."""
         return self._promising and bool(_NAME.match(raw, self.start))
 
-    def read(self, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    def read(self, text: str) -> Iterable[tuple[str, Any]]:
         """Names and arguments of the calls. Raises _NoCallError."""
         try:
             value = json_of(text)
@@ -402,7 +405,7 @@ def _new_id() -> str:
     return f"call_{secrets.token_hex(4)}"
 
 
-def _name_and_arguments(call: Any, *, tagged: bool) -> tuple[str, dict[str, Any]]:
+def _name_and_arguments(call: Any, *, tagged: bool) -> tuple[str, Any]:
     if isinstance(call, dict) and isinstance(call.get("function"), dict):
         call = call["function"]
     if not isinstance(call, dict):
@@ -410,14 +413,15 @@ def _name_and_arguments(call: Any, *, tagged: bool) -> tuple[str, dict[str, Any]
     name = call.get("name", call.get("function"))
     arguments = call.get("arguments", call.get("parameters", {} if tagged else None))
     if isinstance(arguments, str):
-        arguments = _object(arguments)
-    if not isinstance(name, str) or not isinstance(arguments, dict):
+        arguments = _written_as_text(arguments)
+    if not isinstance(name, str) or arguments is None:
         raise _NoCallError
     return name, arguments
 
 
-def _object(text: str) -> Any:
+def _written_as_text(text: str) -> Any:
+    """Arguments that are a text of JSON, as OpenAI writes them; any other text is one argument."""
     try:
         return json_of(text) if text.strip() else {}
     except ValueError:
-        return None
+        return text

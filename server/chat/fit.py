@@ -38,6 +38,22 @@ def fitted(value: Any, schema: Any, *, depth: int = 0) -> Any:
     return value
 
 
+def as_object(value: Any, schema: JsonObject) -> dict[str, Any] | None:
+    """Arguments that came without a name, such as the list of files alone: under the only name that takes
+    them. None: there is none, or more than one."""
+    properties = schema.get("properties")
+    if isinstance(value, dict) or not isinstance(properties, Mapping):
+        return value if isinstance(value, dict) else None
+    fitting = [
+        name
+        for name, part in properties.items()
+        if isinstance(part, Mapping) and any(_is(value, kind) for kind in _types(part))
+    ]
+    needed = [name for name in fitting if name in schema.get("required", ())]
+    names = needed or fitting
+    return {names[0]: value} if len(names) == 1 else None
+
+
 def json_of(text: str) -> Any:
     """JSON as models write it, with line breaks in strings as they are. Raises ValueError."""
     try:

@@ -8,6 +8,13 @@ from server.chat.parse import Expected
 THINKS = Expected(thinking=True)
 KNOWN: Tools = {
     "look": {"type": "object", "properties": {"at": {"type": "string"}, "lines": {"type": "integer"}}},
+    "read": {
+        "type": "object",
+        "properties": {
+            "files": {"type": "array", "items": {"type": "object"}},
+            "limit": {"type": "integer"},
+        },
+    },
     "go": {"type": "object", "properties": {}},
     "write_to_file": {
         "type": "object",

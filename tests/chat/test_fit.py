@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.chat.fit import fitted
+from server.chat.fit import as_object, fitted
 
 INTEGER, TEXT, YES_OR_NO = {"type": "integer"}, {"type": "string"}, {"type": "boolean"}
 TEXTS = {"type": "array", "items": TEXT}
@@ -65,3 +65,25 @@ def test_no_schema_breaks_it(value: Any, schema: Any) -> None:
 def test_what_fits_is_left_alone(value: Any) -> None:
     everything = {"type": ["string", "number", "integer", "boolean", "null", "array", "object"]}
     assert fitted(value, everything) == value
+
+
+FILES = {"properties": {"files": TEXTS, "limit": INTEGER}}
+TWO_TEXTS = {"properties": {"path": TEXT, "mode": TEXT}}
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "wanted"),
+    [
+        (["a"], FILES, {"files": ["a"]}),
+        (5, FILES, {"limit": 5}),
+        ("a", FILES, None),
+        ("a", TWO_TEXTS, None),
+        ("a", {**TWO_TEXTS, "required": ["path"]}, {"path": "a"}),
+        ("a", {**TWO_TEXTS, "required": ["path", "mode"]}, None),
+        ({"b": 1}, TWO_TEXTS, {"b": 1}),
+        (["a"], {}, None),
+        (["a"], {"properties": {"any": {}}}, None),
+    ],
+)
+def test_arguments_without_a_name(value: Any, schema: Any, wanted: Any) -> None:
+    assert as_object(value, schema) == wanted

@@ -170,6 +170,18 @@ CORPUS = [
     Case("escaped line breaks", TOOLS, WRITE_JSON, Answer(calls=(WRITE,))),
     Case("a number as text", TOOLS, '{"name": "look", "arguments": {"lines": "5"}}', Answer(calls=(FIVE,))),
     Case("a text as number", TOOLS, '{"name": "look", "arguments": {"at": 5}}', Answer(calls=(AT_FIVE,))),
+    Case(
+        "a list without the name of its argument, twice",
+        TOOLS,
+        '{"name": "read", "arguments": [\n {"path": "a"}\n]}\n{"name": "read", "arguments": [{"path": "b"}]}',
+        Answer(calls=(("read", {"files": [{"path": "a"}]}), ("read", {"files": [{"path": "b"}]}))),
+    ),
+    Case(
+        "a text without the name of its argument",
+        TOOLS,
+        BARE.replace('{"at": "a < b"}', '"a < b"'),
+        Answer(calls=(LOOK,)),
+    ),
     Case("XML", TOOLS, f"<tool_call>\n{XML}\n</tool_call>", Answer(calls=(WRITE,))),
     Case("XML without tags", TOOLS, XML, Answer(calls=(WRITE,))),
     Case(
