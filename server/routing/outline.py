@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from server.routing.facts import ERROR_WORD, IDENTIFIER
+from server.routing.facts import ERROR_WORD, IDENTIFIER, keep_facts
 from server.routing.results import Kind, Result
 
 FIRST_LINES, LAST_LINES = 3, 2
@@ -21,6 +21,9 @@ WHOLE_BLOCKS_SHARE = 0.25
 
 SHARED_NAMES = 3
 """A block with so many of the question's names in it is about the same thing."""
+
+FACTS_OF_FILE_SHARE, FACTS_OF_OUTPUT_SHARE = 0.1, 0.2
+"""So much of a result may be a list of what its outline has lost: an output has fewer words beside them."""
 
 WORTH_IT = 0.7
 """What would not become shorter than this part of itself stays as it is."""
@@ -44,6 +47,20 @@ _PROSE = (".md", ".rst", ".txt", ".toml", ".ini", ".cfg", ".adoc")
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """Some lines of a result, and the names, paths and numbers in the others: what is named can be asked for
+    again."""
+
+    lines: str
+    facts: str
+
+    @property
+    def text(self) -> str:
+        """Both."""
+        return f"{self.lines}\n{self.facts}" if self.facts else self.lines
+
+
+@dataclass(frozen=True, slots=True)
 class _Line:
     number: int
     raw: str
@@ -59,11 +76,16 @@ class _Block:
     name: str
 
 
-def outline_of(result: Result, wanted: Collection[str]) -> str | None:
+def outline_of(result: Result, wanted: Collection[str]) -> Outline | None:
     """The outline of a tool result; None: that would hardly be shorter."""
     if result.kind is Kind.FILE:
-        return outline_of_file(result.text, result.subject, wanted)
-    return outline_of_output(result.text)
+        lines, share = outline_of_file(result.text, result.subject, wanted), FACTS_OF_FILE_SHARE
+    else:
+        lines, share = outline_of_output(result.text), FACTS_OF_OUTPUT_SHARE
+    if lines is None:
+        return None
+    facts = keep_facts(result.text, lines, int(share * len(result.text)))
+    return Outline(lines, facts if _worthwhile(result.text, f"{lines}\n{facts}") else "")
 
 
 def outline_of_file(text: str, path: str, wanted: Collection[str]) -> str | None:

@@ -7,14 +7,14 @@ same bytes, in the next turn, after a restart and on another machine, and the en
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from server.domain.chat import Message
 from server.routing.digest import with_digest
 from server.routing.facts import IDENTIFIER
-from server.routing.outline import note, outline_of
+from server.routing.outline import Outline, note, outline_of
 from server.routing.results import Key, Kind, Result, results_of, rewritten
 
 AHEAD_SHARE, START_SHARE, GOAL_SHARE, LIMIT_SHARE, BRIM_SHARE = 0.5, 0.75, 0.45, 0.9, 0.95
@@ -76,11 +76,17 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Shortening:
-    """One result in other words."""
+    """One result in other words; ``shorter`` are fewer of them, where that is possible."""
 
     result: Result
     rung: Rung
     text: str
+    shorter: str = ""
+
+    @property
+    def least(self) -> str:
+        """The fewest words of it."""
+        return self.shorter or self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,10 @@ class Squeezed:
     shortenings: tuple[Shortening, ...]
     tokens: int
     steps: int
+
+
+Outliner = Callable[[Result, frozenset[str]], Outline | None]
+"""What :func:`server.routing.outline.outline_of` does."""
 
 
 def no_words(_result: Result) -> str | None:
@@ -105,7 +115,7 @@ def squeeze(
     count: Callable[[str], int],
     *,
     words_of: Callable[[Result], str | None] = no_words,
-    outline: Callable[[Result, frozenset[str]], str | None] = outline_of,
+    outline: Outliner = outline_of,
 ) -> Squeezed:
     """Shorten old tool results wherever the session passed ``marks``, up to now.
 
@@ -136,7 +146,7 @@ class _Session:
     marks: Marks
     count: Callable[[str], int]
     words_of: Callable[[Result], str | None]
-    outline: Callable[[Result, frozenset[str]], str | None]
+    outline: Outliner
     task: int
     total: int
     shortenings: dict[Key, Shortening] = field(default_factory=dict)
@@ -162,6 +172,8 @@ class _Session:
         """Shorten what may be shortened in the request that ends at ``border``, unless that can wait."""
         before, total = dict(self.shortenings), self.total
         self._climb(border, LAST_TURNS)
+        if self.total > self.marks.limit:
+            self._leave_facts_out(list(self.shortenings.values()))
         for turns in (LAST_TURNS, 1):
             if self.total > self.marks.limit:
                 self._climb(border, turns, spare_files=False)
@@ -178,10 +190,20 @@ class _Session:
             self.shortenings, self.total = before, total
 
     def _climb(self, border: int, turns: int, *, spare_files: bool = True) -> None:
+        applied: list[Shortening] = []
         for shortening in self._ladder(border, turns, spare_files=spare_files):
             self._apply(shortening)
+            applied.append(shortening)
             if shortening.rung is not Rung.NEWER_COPY and self.total <= self.marks.goal:
+                return
+        self._leave_facts_out(applied)
+
+    def _leave_facts_out(self, shortenings: Iterable[Shortening]) -> None:
+        """Of the oldest outlines only the lines stay, as far as that is needed."""
+        for shortening in shortenings:
+            if self.total <= self.marks.goal:
                 break
+            self._apply(replace(shortening, text=shortening.least))
 
     def _leave_notes(self) -> None:
         """Nothing is left of the oldest outlines but that there was something, as far as that is needed."""
@@ -189,7 +211,7 @@ class _Session:
             if self.total <= self.marks.goal:
                 break
             if shortening.rung in (Rung.OUTLINE, Rung.SUMMARY):
-                self._apply(replace(shortening, rung=Rung.NOTE, text=note(shortening.result.text)))
+                self._apply(Shortening(shortening.result, Rung.NOTE, note(shortening.result.text)))
 
     def _ladder(self, border: int, turns: int, *, spare_files: bool) -> Iterator[Shortening]:
         """What can be done, the safest first; of outlines the oldest first, as far as they are needed."""
@@ -206,13 +228,16 @@ class _Session:
         words = self._words_since(recent, border)
         needed = self._newest_files_in(words, border) if spare_files else set()
         wanted = frozenset(IDENTIFIER.findall(words))
-        for result in old:
-            if not newer[result.key] and result.key not in needed and (text := self.outline(result, wanted)):
-                yield self._summary(result, text) or Shortening(result, Rung.OUTLINE, text)
+        going = [result for result in old if not newer[result.key] and result.key not in needed]
+        for result in going:
+            if outline := self.outline(result, wanted):
+                yield self._summary(result, outline) or Shortening(
+                    result, Rung.OUTLINE, outline.text, outline.lines
+                )
 
-    def _summary(self, result: Result, outline: str) -> Shortening | None:
+    def _summary(self, result: Result, outline: Outline) -> Shortening | None:
         words = self.words_of(result)
-        text = with_digest(outline, words, result) if words else None
+        text = with_digest(outline.lines, words, result) if words else None
         return Shortening(result, Rung.SUMMARY, text) if text else None
 
     def _may_go(self, result: Result) -> bool:

@@ -11,7 +11,7 @@ from server.engine.pace import Speed
 from server.routing.agents import agent_signs, is_summarising
 from server.routing.condense import CHARS_PER_SUMMARY_TOKEN
 from server.routing.decide import Facts, Plan, Thresholds, decide
-from server.routing.outline import outline_of
+from server.routing.outline import Outline, outline_of
 from server.routing.results import Result
 from server.routing.squeeze import Marks, Shortening, Squeezed, message_tokens, squeeze
 from server.service.ahead import WordsOf
@@ -49,7 +49,7 @@ class Planner:
 
     def __init__(self, router: RouterSettings) -> None:
         self._counts = Remembered[int](_MOST_COUNTS)
-        self._outlines = Remembered[str | None](_MOST_OUTLINES)
+        self._outlines = Remembered[Outline | None](_MOST_OUTLINES)
         self._summaries_by_helper = router.summaries_by_helper
         self._thresholds = Thresholds(
             router.strategy_a_max,
@@ -110,7 +110,7 @@ class Planner:
 
         return count
 
-    def _outline(self, result: Result, wanted: frozenset[str]) -> str | None:
+    def _outline(self, result: Result, wanted: frozenset[str]) -> Outline | None:
         parts = (result.kind, result.subject, result.text, *sorted(wanted))
         return self._outlines.get(parts, lambda: outline_of(result, wanted))
 

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.routing.outline import WORTH_IT, outline_of_file, outline_of_output
+from server.routing.outline import (
+    FACTS_OF_FILE_SHARE,
+    WORTH_IT,
+    outline_of,
+    outline_of_file,
+    outline_of_output,
+)
+from server.routing.results import Key, Kind, Result
 
 PYTHON = '''"""Stock."""
 
@@ -171,3 +178,17 @@ def test_never_longer_and_only_lines_that_were_there(text: str, is_file: bool) -
     for line in short.splitlines()[1:]:
         bare = re.sub(r"^\d+ \| ", "", line)
         assert line == "…" or {line, bare, line.removesuffix(" …")} & there or line.endswith(" …")
+
+
+def test_names_that_the_lines_have_lost_stand_below_them() -> None:
+    code = "\n".join(f"value_{number} = {number}" for number in range(100))
+    outline = outline_of(Result(Key(0, 0), Kind.FILE, "read", "a.py", code), set())
+    assert outline is not None
+    assert outline.lines == outline_of_file(code, "a.py", set())
+    assert outline.facts.startswith("Names: value_")
+    assert outline.text == f"{outline.lines}\n{outline.facts}"
+    assert len(outline.facts) <= FACTS_OF_FILE_SHARE * len(code)
+
+
+def test_short_results_have_no_outline() -> None:
+    assert outline_of(Result(Key(0, 0), Kind.OUTPUT, "run", "ls", "a\nb"), set()) is None

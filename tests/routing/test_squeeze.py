@@ -68,8 +68,8 @@ def test_the_oldest_results_give_way_until_the_goal() -> None:
     assert {one.rung for one in squeezed.shortenings} == {Rung.OUTLINE}
     places = [one.result.key.message for one in squeezed.shortenings]
     assert places == sorted(places)
-    assert places == list(range(3, 37, 2))
-    assert squeezed.messages[37:] == tuple(chat[37:])
+    assert places == list(range(3, 39, 2))
+    assert squeezed.messages[38:] == tuple(chat[38:])
 
 
 def test_the_prefix_survives_from_turn_to_turn() -> None:
@@ -79,7 +79,7 @@ def test_the_prefix_survives_from_turn_to_turn() -> None:
         later.messages[: len(earlier.messages)] != earlier.messages for earlier, later in pairwise(requests)
     )
     assert broken == requests[-1].steps
-    assert 0 < broken <= 8
+    assert 0 < broken <= 9
     assert all(request.tokens <= 9000 for request in requests)
 
 
@@ -308,7 +308,7 @@ def test_the_helpers_words_stand_below_the_outline_of_a_log() -> None:
     plain = run(chat, 12_000)
     first, second, third = squeezed.shortenings[:3]
     assert [one.rung for one in (first, second, third)] == [Rung.SUMMARY, Rung.SUMMARY, Rung.OUTLINE]
-    assert first.text.startswith(plain.shortenings[0].text)
+    assert first.text.startswith(plain.shortenings[0].shorter)
     assert "<summary>\nAll of it was built.\n</summary>" in first.text
     assert json.loads(squeezed.messages[3].content)[0]["result"] == first.text
     assert third.text == plain.shortenings[2].text
@@ -319,3 +319,34 @@ def test_the_oldest_summaries_become_a_note_as_well() -> None:
     squeezed = squeeze(chat, 0, Marks.of(7000), count, words_of=lambda result: "It was built. " * 30)
     assert Rung.NOTE in {one.rung for one in squeezed.shortenings}
     assert squeezed.tokens <= 0.95 * 7000
+
+
+def listing(number: int) -> list[Message]:
+    """A turn that reads a file whose names are in no definition."""
+    text = "\n".join(f"call({number}, some_name_{number}_{line}) and then more" for line in range(60))
+    return read(f"/p/l{number}.py", text, number)
+
+
+def test_an_outline_names_what_its_lines_have_lost_as_long_as_there_is_room() -> None:
+    chat = [SYSTEM, TASK, *(message for number in range(12) for message in listing(number))]
+
+    def to(goal: int) -> Squeezed:
+        return squeeze(chat, 0, Marks(9900, goal, 9950, 9990), count)
+
+    assert all("\nNames: some_name_" in one.text for one in to(4500).shortenings)
+    some = to(3500)
+    assert some.tokens <= 3500
+    # The oldest lose them first.
+    assert ["Names:" in one.text for one in some.shortenings] == [False] * 4 + [True] * 6
+    assert all(one.text == one.shorter for one in some.shortenings[:4])
+    assert not any("Names:" in one.text for one in to(3000).shortenings)
+
+
+def test_a_note_stays_a_note() -> None:
+    chat = session(90)
+    before: dict[Key, Rung] = {}
+    for end in range(150, len(chat) + 1, 4):
+        rungs = {one.result.key: one.rung for one in run(chat[:end], 6000).shortenings}
+        assert all(rungs[key] is Rung.NOTE for key, rung in before.items() if rung is Rung.NOTE)
+        before = rungs
+    assert Rung.NOTE in before.values()
