@@ -1,4 +1,4 @@
-"""Measures what shortening a session loses and costs; writes bench/results/fidelity.md, .json and .png.
+"""Measures what shortening loses and costs; writes bench/results/fidelity.md, .json and .png.
 
     python -m bench.fidelity [--model GGUF] [--captures DIR] [--quick] [--only PART]...
 
@@ -106,6 +106,10 @@ def write(found: Mapping[str, Found], about: Mapping[str, str]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "fidelity.md").write_text(text, encoding="utf-8")
     (RESULTS / "fidelity.json").write_text(as_json(found, about), encoding="utf-8")
+    # Here, after the tables: all else goes without matplotlib, which only `make fidelity` installs.
+    from bench.fidelity.plot import draw  # noqa: PLC0415
+
+    draw({name: part.figures for name, part in found.items()}, about["model"], RESULTS / "fidelity.png")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from server.domain.chat import Message
 
 SIZE = 0.45
 MOST_TOKENS, QUICK_TOKENS = 16_000, 8_500
-MOST_REQUESTS, QUICK_REQUESTS = 10, 3
+MOST_REQUESTS, QUICK_REQUESTS = 6, 2
 MOST_ANSWER_TOKENS = 256
 LEAST_SAVED = 0.9
 """Requests of which less than a tenth can go tell nothing."""

@@ -17,10 +17,12 @@ from bench.prompts import repeatable
 
 SIZE = 0.45
 SEARCHED_TOKENS = 24_000
-ANSWERED_TOKENS, QUICK_ANSWERED_TOKENS = 8_000, 5_000
-QUICK_DEPTHS = (0, 50, 100)
+ANSWERED_TOKENS, QUICK_ANSWERED_TOKENS = 8_000, 3_000
+QUICK_DEPTHS = (0, 50)
 MOST_ANSWER_TOKENS = 24
-ROOM_TOKENS = 4_000
+ROOM_TOKENS = 1_000
+LONGEST_SHARE = 1.25
+"""A session ends with a whole result, which may be long: such are passed over."""
 
 Tallies = dict[tuple[str, str, Method], Tally]
 """By form, depth and method."""
@@ -60,7 +62,7 @@ def _answered(stage: Stage) -> Tallies:
     tallies: Tallies = {}
     model = open_model(stage.model)
     try:
-        longest = stage.scale.tokens(session) + ROOM_TOKENS
+        longest = int(LONGEST_SHARE * tokens) + ROOM_TOKENS
         reader = Reader(model, longest, usable_cores())
         try:
             # Method by method: the prompts of one begin alike, so that only the question is new.
@@ -83,7 +85,9 @@ def _session(
     random = repeatable(f"needles {seed}")
     hidden = tuple(needles(random, depths))
     made = (generated(number, tokens, stage.scale.count, edits=False) for number in count(100 * seed))
-    session = next(filter(can_hold_needles, made))
+    session = next(
+        one for one in made if can_hold_needles(one) and stage.scale.tokens(one) < LONGEST_SHARE * tokens
+    )
     return planted(session, [line for needle in hidden for line in needle.hidden], random), hidden
 
 

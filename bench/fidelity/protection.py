@@ -15,10 +15,14 @@ LAST_TURNS = 2
 
 @dataclass(frozen=True)
 class Kept:
-    """So many things had to stay, and in words what did not."""
+    """So many things had to stay. In words: what did not, and what makes it another conversation."""
 
-    pieces: int
+    pieces: int = 0
+    lost: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+
+    def __add__(self, other: "Kept") -> "Kept":
+        return Kept(self.pieces + other.pieces, self.lost + other.lost, self.broken + other.broken)
 
 
 def broken_protocol(before: Sequence[Message], after: Sequence[Message]) -> list[str]:
@@ -52,19 +56,19 @@ def kept_word_for_word(
     forced = taken & (mostly - always)
     needed = not forced or tokens_without(forced) > limit_tokens
     wrong = taken & (always if needed else mostly)
-    broken = [
+    lost = [
         f"{one.result.tool} {one.result.subject} is protected, and is a {one.rung}"
         for one in new
         if one.result.key in wrong
     ]
     results = results_of(before)
-    broken += [
+    lost += [
         f"{one.result.subject} has no newer copy"
         for one in new
         if one.rung is Rung.NEWER_COPY and not _has_newer(one.result, results)
     ]
     others = len(before) - len({result.key.message for result in results})
-    return Kept(others + len(mostly), (*broken_protocol(before, after), *broken))
+    return Kept(others + len(mostly), tuple(lost), tuple(broken_protocol(before, after)))
 
 
 def protected(
