@@ -18,7 +18,7 @@ _NAMES = (
 FILES = tuple(_NAMES.split())
 """Modules that every Python from 3.11 on has."""
 
-MOST_FILE_CHARS = 16_000
+MOST_CHARS = 16_000
 PLACE = "/home/dev/project"
 SYSTEM = (
     "You are a coding agent. You work on the project in /home/dev/project with the tools you are given. "
@@ -32,12 +32,15 @@ LEVELS = ("DEBUG", "INFO", "INFO", "INFO", "WARNING")
 PARTS = ("loader", "worker", "planner", "cache", "router", "writer")
 
 
-def generated(seed: int, tokens: int, count: Callable[[str], int], *, edits: bool = True) -> Request:
+def generated(
+    seed: int, tokens: int, count: Callable[[str], int], *, edits: bool = True, most_chars: int = MOST_CHARS
+) -> Request:
     """A conversation that ends with a tool's result and has at least ``tokens``.
 
-    Without ``edits`` no file is changed or read twice, so that nothing in it has a newer copy.
+    Without ``edits`` no file is changed or read twice, so that nothing in it has a newer copy. Files have at
+    most ``most_chars``, and logs fewer.
     """
-    writer = _Writer(Random(seed))  # noqa: S311  # must be the same in each run
+    writer = _Writer(Random(seed), most_chars)  # noqa: S311  # must be the same in each run
     size = 0
     while size < tokens:
         before = len(writer.messages)
@@ -49,8 +52,9 @@ def generated(seed: int, tokens: int, count: Callable[[str], int], *, edits: boo
 
 
 class _Writer:
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, most_chars: int) -> None:
         self._random = random
+        self._most_chars = most_chars
         self._unread = random.sample(FILES, len(FILES))
         self._files: dict[str, str] = {}
         self._calls = 0
@@ -75,7 +79,7 @@ class _Writer:
         self._exchange("Once more.", "read_files", [(path, _numbered(self._files[path]))])
 
     def _run(self) -> None:
-        lines = [self._log_line() for _ in range(self._random.randrange(40, 140))]
+        lines = [self._log_line() for _ in range(self._log_length())]
         command = f"tail -n {len(lines)} log/{self._random.choice(PARTS)}.log"
         self._exchange("What does the log say?", "run_commands", [(command, "\n".join(lines))])
 
@@ -128,8 +132,11 @@ class _Writer:
         copy, place = divmod(len(self._files), len(self._unread))
         name = self._unread[place]
         path = f"{PLACE}/{f'copy{copy}/' if copy else ''}{name}.py"
-        self._files[path] = _library_file(name)
+        self._files[path] = _library_file(name, self._most_chars)
         return path, self._files[path]
+
+    def _log_length(self) -> int:
+        return self._random.randrange(self._most_chars // 400, self._most_chars // 115)
 
     def _log_line(self) -> str:
         random = self._random
@@ -150,9 +157,9 @@ class _Writer:
         self.messages.append(Message("tool", content, tool_name=tool, tool_call_id=call.id))
 
 
-def _library_file(name: str) -> str:
+def _library_file(name: str, most_chars: int) -> str:
     text = (Path(queue.__file__).parent / f"{name}.py").read_text("utf-8")
-    return text[: text.rfind("\n", 0, MOST_FILE_CHARS) + 1]
+    return text[: text.rfind("\n", 0, most_chars) + 1]
 
 
 def _numbered(text: str) -> str:

@@ -25,7 +25,7 @@ def keeping(stage: Stage) -> Found:
             "Kept word for word",
             ("session", "window", "requests", "pieces", "lost", "broken protocols"),
             kept_rows,
-            "Each request's own step is looked at: a file that was outlined before anybody named it is not lost.",
+            "Each request's own step is looked at: files outlined before they were named are not lost.",
         ),
         Table(
             "Anchors of later edits",

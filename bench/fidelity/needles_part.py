@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
-from bench.fidelity.generated import generated
+from bench.fidelity.generated import MOST_CHARS, generated
 from bench.fidelity.methods import Method, Prompts, at_equal_size, one_step, shortened
 from bench.fidelity.needles import DEPTHS, Needle, asked, can_hold_needles, needles, planted
 from bench.fidelity.reader import Reader, open_model
@@ -20,9 +20,7 @@ SEARCHED_TOKENS = 24_000
 ANSWERED_TOKENS, QUICK_ANSWERED_TOKENS = 8_000, 3_000
 QUICK_DEPTHS = (0, 50)
 MOST_ANSWER_TOKENS = 24
-ROOM_TOKENS = 1_000
-LONGEST_SHARE = 1.25
-"""A session ends with a whole result, which may be long: such are passed over."""
+ROOM_TOKENS = 2_000
 
 Tallies = dict[tuple[str, str, Method], Tally]
 """By form, depth and method."""
@@ -62,7 +60,7 @@ def _answered(stage: Stage) -> Tallies:
     tallies: Tallies = {}
     model = open_model(stage.model)
     try:
-        longest = int(LONGEST_SHARE * tokens) + ROOM_TOKENS
+        longest = stage.scale.tokens(session) + ROOM_TOKENS
         reader = Reader(model, longest, usable_cores())
         try:
             # Method by method: the prompts of one begin alike, so that only the question is new.
@@ -84,10 +82,11 @@ def _session(
 ) -> tuple[Request, tuple[Needle, ...]]:
     random = repeatable(f"needles {seed}")
     hidden = tuple(needles(random, depths))
-    made = (generated(number, tokens, stage.scale.count, edits=False) for number in count(100 * seed))
-    session = next(
-        one for one in made if can_hold_needles(one) and stage.scale.tokens(one) < LONGEST_SHARE * tokens
+    made = (
+        generated(number, tokens, stage.scale.count, edits=False, most_chars=min(tokens, MOST_CHARS))
+        for number in count(1000 * seed)
     )
+    session = next(filter(can_hold_needles, made))
     return planted(session, [line for needle in hidden for line in needle.hidden], random), hidden
 
 
