@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from bench.fidelity.methods import Method, Prompts, at_equal_size, one_step, shortened
@@ -98,22 +99,18 @@ def _spread(cases: Sequence[Case], most: int) -> list[Case]:
 def _scored(cases: Sequence[Case], stage: Stage) -> list[Scored]:
     if not cases:
         return []
-    model = open_model(stage.model)
-    try:
-        longest = max(case.tokens for case in cases) + 4 * MOST_ANSWER_TOKENS
-        reader = Reader(model, longest, usable_cores())
-        try:
-            found: list[dict[Method, list[float]]] = [{} for _ in cases]
-            # Method by method, so that what neighbouring requests have in common is read once.
-            for method in Method:
-                for case, scores in zip(cases, found, strict=True):
-                    prompt, answer = _tokens(case, method, stage.prompter, reader)
-                    scores[method] = reader.scores(prompt, answer)
-                stage.say(f"likelihood, {method}")
-        finally:
-            reader.close()
-    finally:
-        model.close()
+    found: list[dict[Method, list[float]]] = [{} for _ in cases]
+    longest = max(case.tokens for case in cases) + 4 * MOST_ANSWER_TOKENS
+    with (
+        closing(open_model(stage.model)) as model,
+        closing(Reader(model, longest, usable_cores())) as reader,
+    ):
+        # Method by method, so that what neighbouring requests have in common is read once.
+        for method in Method:
+            for case, scores in zip(cases, found, strict=True):
+                prompt, answer = _tokens(case, method, stage.prompter, reader)
+                scores[method] = reader.scores(prompt, answer)
+            stage.say(f"likelihood, {method}")
     return [
         Scored(
             case,

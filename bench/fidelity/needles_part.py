@@ -1,6 +1,7 @@
 """Needles: can a value from anywhere in a session still be found, and does the model find it?"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import count
 
 from bench.fidelity.generated import MOST_CHARS, generated
@@ -31,14 +32,14 @@ WHEN = {"then": "shortened when it is asked", "before": "shortened before it is 
 def measure(stage: Stage) -> Found:
     """Found by code in longer sessions, and answered by the model in shorter ones."""
     found = {when: _searched(stage, when) for when in WHEN}
-    answered = _answered(stage)
+    answered, said = _answered(stage)
     tables = [
         _table(f"Needles found, {title}", found[when], "Whether the lines stand in the prompt.")
         for when, title in WHEN.items()
     ]
-    note = f"Greedy, at most {MOST_ANSWER_TOKENS} tokens; right if every value was said. {WHEN['then']}."
+    note = f"Greedy, at most {MOST_ANSWER_TOKENS} tokens; right if every value was said; {WHEN['then']}."
     tables.append(_table(f"Needles answered by {stage.model.stem}", answered, note))
-    figures = {"found": _by_depth(found["then"]), "answered": _by_method(answered)}
+    figures = {"found": _by_depth(found["then"]), "answered": _by_method(answered), "said": said}
     return Found(tuple(tables), (), figures)
 
 
@@ -53,28 +54,28 @@ def _searched(stage: Stage, when: str) -> Tallies:
     return tallies
 
 
-def _answered(stage: Stage) -> Tallies:
+def _answered(stage: Stage) -> tuple[Tallies, list[dict[str, str]]]:
+    """The tallies, and what the model said to each question."""
     tokens = QUICK_ANSWERED_TOKENS if stage.quick else ANSWERED_TOKENS
     session, hidden = _session(stage, 11, tokens, QUICK_DEPTHS if stage.quick else DEPTHS)
     every = [(needle, prompts) for needle, prompts in _prompts(stage, session, hidden, "then")]
     tallies: Tallies = {}
-    model = open_model(stage.model)
-    try:
-        longest = stage.scale.tokens(session) + ROOM_TOKENS
-        reader = Reader(model, longest, usable_cores())
-        try:
-            # Method by method: the prompts of one begin alike, so that only the question is new.
-            for method in Method:
-                for needle, prompts in every:
-                    prompt = reader.tokens(stage.prompter.chat(prompts[method]))
-                    answer = reader.answer(prompt, MOST_ANSWER_TOKENS)
-                    _add(tallies, needle, method, found=needle.is_answered_by(answer))
-                stage.say(f"needles answered, {method}")
-        finally:
-            reader.close()
-    finally:
-        model.close()
-    return tallies
+    said: list[dict[str, str]] = []
+    longest = stage.scale.tokens(session) + ROOM_TOKENS
+    with (
+        closing(open_model(stage.model)) as model,
+        closing(Reader(model, longest, usable_cores())) as reader,
+    ):
+        # Method by method: the prompts of one begin alike, so that only the question is new.
+        for method in Method:
+            for needle, prompts in every:
+                answer = reader.answer(
+                    reader.tokens(stage.prompter.chat(prompts[method])), MOST_ANSWER_TOKENS
+                )
+                _add(tallies, needle, method, found=needle.is_answered_by(answer))
+                said.append({"method": method, "question": needle.question, "answer": answer})
+            stage.say(f"needles answered, {method}")
+    return tallies, said
 
 
 def _session(

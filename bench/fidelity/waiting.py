@@ -1,6 +1,7 @@
 """Time to the first token of each turn: measured for untouched and ours, reckoned for the naive way."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -21,6 +22,7 @@ WINDOW, QUICK_WINDOW = 16_384, 6_144
 """So that ours has to shorten within those."""
 
 SPARE_TOKENS = 64
+WAYS = ("plain", "ours", "naive")
 PROBE_READ, PROBE_WRITTEN = 1_000, 24
 
 
@@ -71,26 +73,19 @@ def waiting(stage: Stage) -> Found:
         "is not measured: it is its tokens times the seconds that a token takes either model here."
     )
     columns = ("turn", "tokens", "plain, s", "ours, s", "ours reads", "naive (reckoned), s")
-    figures = {"first_token_s": {way: [getattr(turn, f"{way}_s") for turn in turns] for way in _WAYS}}
+    figures = {"first_token_s": {way: [getattr(turn, f"{way}_s") for turn in turns] for way in WAYS}}
     return Found((Table("Time to the first token", columns, tuple(rows), note),), (), figures)
-
-
-_WAYS = ("plain", "ours", "naive")
 
 
 def _turns(session: Session, stage: Stage) -> list[Turn]:
     most = QUICK_TOKENS if stage.quick else MOST_TOKENS
     helper = _pace_of_helper(stage)
-    model = open_model(stage.model)
-    try:
-        plain, ours = (Reader(model, most + SPARE_TOKENS, usable_cores()) for _ in range(2))
-        try:
-            return _interleaved(session, stage, most, (plain, ours), helper)
-        finally:
-            plain.close()
-            ours.close()
-    finally:
-        model.close()
+    with (
+        closing(open_model(stage.model)) as model,
+        closing(Reader(model, most + SPARE_TOKENS, usable_cores())) as plain,
+        closing(Reader(model, most + SPARE_TOKENS, usable_cores())) as ours,
+    ):
+        return _interleaved(session, stage, most, (plain, ours), helper)
 
 
 def _interleaved(
@@ -132,16 +127,12 @@ def _naive_s(request: Request, stage: Stage, helper: Pace, generator_read_s: flo
 def _pace_of_helper(stage: Stage) -> Pace:
     """By one prompt, as long as a piece of the naive pipeline is at most, and some words."""
     text = stage.prompter.listing(repeatable("helper"), PROBE_READ)
-    model = open_model(stage.helper)
-    try:
-        reader = Reader(model, 2 * PROBE_READ, usable_cores())
-        try:
-            prompt = reader.tokens(text)
-            read = reader.read(prompt)
-            started = perf_counter()
-            written = reader.tokens(reader.answer(prompt, PROBE_WRITTEN))
-            return Pace(read.seconds / read.new_tokens, (perf_counter() - started) / max(len(written), 1))
-        finally:
-            reader.close()
-    finally:
-        model.close()
+    with (
+        closing(open_model(stage.helper)) as model,
+        closing(Reader(model, 2 * PROBE_READ, usable_cores())) as reader,
+    ):
+        prompt = reader.tokens(text)
+        read = reader.read(prompt)
+        started = perf_counter()
+        written = reader.tokens(reader.answer(prompt, PROBE_WRITTEN))
+        return Pace(read.seconds / read.new_tokens, (perf_counter() - started) / max(len(written), 1))
