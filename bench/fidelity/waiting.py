@@ -5,22 +5,24 @@ from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 
+from bench.fidelity.generated import generated
 from bench.fidelity.methods import shortened
 from bench.fidelity.prefill import naive
 from bench.fidelity.reader import Read, Reader, open_model
 from bench.fidelity.report import Cell, Found, Table
-from bench.fidelity.sessions import Request, Session
+from bench.fidelity.sessions import Request, Session, session_of
 from bench.fidelity.stage import Stage
 from bench.machine import usable_cores
 from bench.prompts import repeatable
 from server.routing.squeeze import Marks
 
-MOST_TOKENS, QUICK_TOKENS = 16_000, 6_500
+MOST_TOKENS, QUICK_TOKENS = 16_000, 7_000
 """Turns whose untouched prompt is longer are left out."""
 
-WINDOW, QUICK_WINDOW = 16_384, 6_144
+WINDOW, QUICK_WINDOW = 16_384, 5_120
 """So that ours has to shorten within those."""
 
+SHORT_TOKENS, SHORT_CHARS = 5_500, 3_000
 SPARE_TOKENS = 64
 WAYS = ("plain", "ours", "naive")
 PROBE_READ, PROBE_WRITTEN = 1_000, 24
@@ -46,10 +48,9 @@ class Turn:
 
 
 def waiting(stage: Stage) -> Found:
-    """Turn by turn through the longest recorded session; a quick run takes a generated one, whose tools and
-    system prompt are short, so that something is shortened early."""
-    longest_first = sorted(stage.recorded, key=lambda one: stage.scale.tokens(one.longest), reverse=True)
-    session = next(iter(() if stage.quick else longest_first), stage.generated[0])
+    """Turn by turn through the longest recorded session, or a short generated one."""
+    recorded = max(stage.recorded, key=lambda one: stage.scale.tokens(one.longest), default=None)
+    session = _short_session(stage) if stage.quick or recorded is None else recorded
     stage.say(f"first tokens of {session.name}")
     turns = _turns(session, stage)
     window = QUICK_WINDOW if stage.quick else WINDOW
@@ -75,6 +76,12 @@ def waiting(stage: Stage) -> Found:
     columns = ("turn", "tokens", "plain, s", "ours, s", "ours reads", "naive (reckoned), s")
     figures = {"first_token_s": {way: [getattr(turn, f"{way}_s") for turn in turns] for way in WAYS}}
     return Found((Table("Time to the first token", columns, tuple(rows), note),), (), figures)
+
+
+def _short_session(stage: Stage) -> Session:
+    """With little besides its results, and those short, so that something is shortened early."""
+    conversation = generated(1, SHORT_TOKENS, stage.scale.count, most_chars=SHORT_CHARS)
+    return session_of("generated, short results", conversation)
 
 
 def _turns(session: Session, stage: Stage) -> list[Turn]:
