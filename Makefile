@@ -54,6 +54,10 @@ test-gpu: $(DEVELOPMENT) ## The tests that need an NVIDIA card
 bench: $(DEVELOPMENT) $(STAMPS)/bench ## Compare with llama.cpp's llama-server, which is built first (ARGS="--quick", see bench/README.md)
 	@$(PY) -m bench $(ARGS)
 
+.PHONY: fidelity
+fidelity: $(DEVELOPMENT) $(STAMPS)/bench ## What shortening a session loses and costs, against baselines (ARGS="--quick", see bench/README.md)
+	@$(PY) -m bench.fidelity $(ARGS)
+
 .PHONY: lint
 lint: $(DEVELOPMENT) ## ruff, mypy, and the import layers
 	$(PY) -m ruff check .

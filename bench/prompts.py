@@ -49,7 +49,11 @@ class Vocabulary:
 
     def count(self, text: str) -> int:
         """Tokens of ``text`` as both servers count a finished prompt."""
-        return len(self._model.tokenize(text, add_special=True))
+        return len(self.tokens(text))
+
+    def tokens(self, text: str) -> list[int]:
+        """``text`` as a finished prompt is cut into tokens."""
+        return self._model.tokenize(text, add_special=True)
 
     def cut(self, parts: Sequence[str], tokens: int) -> str:
         """As many of ``parts``, joined, as fit into ``tokens``. Raises ValueError if all of them do."""
