@@ -9,7 +9,10 @@ import numpy as np
 
 from server.domain.errors import EngineFailed
 from server.engine.cores import CoreWatch
-from server.engine.library import Batch, Context, ContextShape, DecodeResult, Library, Logits, Model
+from server.engine.llamacpp.batch import Batch
+from server.engine.llamacpp.context import Context, ContextShape, DecodeResult, Logits
+from server.engine.llamacpp.library import Library
+from server.engine.llamacpp.model import Model
 
 BATCH_TOKENS = 512
 SCORED_AT_ONCE = 64

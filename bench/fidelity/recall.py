@@ -76,7 +76,7 @@ def facts_of(messages: Sequence[Message]) -> dict[Fact, Seen]:
     found: dict[Fact, Seen] = {}
     for result in results_of(messages):
         later = sum(place > result.key.message for place in answers)
-        for fact in _facts_in(result.text):
+        for fact in _facts_in(result):
             found[fact] = Seen(later, _source(result))
     return found
 
@@ -124,15 +124,18 @@ def losses(tallies: Tallies) -> list[tuple[FactClass, str, int, float]]:
     return sorted(rows, key=lambda row: -row[3])
 
 
-def _facts_in(text: str) -> Iterator[Fact]:
-    shown = without_line_numbers(text)
+def _facts_in(result: Result) -> Iterator[Fact]:
+    shown = without_line_numbers(result.text)
     for kind, pattern in (
         (FactClass.IDENTIFIER, IDENTIFIER),
         (FactClass.PATH, PATH),
         (FactClass.NUMBER, NUMBER),
     ):
         yield from (Fact(kind, found) for found in pattern.findall(shown))
-    yield from (Fact(FactClass.ERROR, line.strip()) for line in shown.splitlines() if ERROR_WORD.search(line))
+    # A line of source that speaks of errors reports none.
+    if result.kind is not Kind.FILE:
+        lines = (line.strip() for line in shown.splitlines() if ERROR_WORD.search(line))
+        yield from (Fact(FactClass.ERROR, line) for line in lines)
 
 
 def _source(result: Result) -> str:
