@@ -127,7 +127,7 @@ def test_direct_turns_of_the_naive_pipeline_share_their_beginning() -> None:
     short, longer, long = (
         Request((Message("user", "Look."), Message("assistant", "x" * size))) for size in (300, 600, 60_000)
     )
-    costs = naive_session([short, longer, long, longer], tokens, lambda one: SCALE.tokens(one))
+    costs = naive_session([short, longer, long, longer], tokens, SCALE.tokens)
 
     assert costs[0].generator_read == SCALE.tokens(short)
     assert costs[1].generator_read == SCALE.tokens(longer) - SCALE.tokens(short)
