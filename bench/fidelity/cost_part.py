@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench.fidelity.baselines import front_truncated
 from bench.fidelity.methods import Scale, shortened
-from bench.fidelity.prefill import naive, prefilled
+from bench.fidelity.prefill import naive_session, prefilled
 from bench.fidelity.report import Cell, Found, Table, Verdict
 from bench.fidelity.sessions import Request, Session
 from bench.fidelity.stage import Stage
@@ -86,7 +86,7 @@ def _truncated(window: int, scale: Scale) -> Callable[[Request], Sequence[Messag
 
 
 def _naive(session: Session, stage: Stage) -> Spent:
-    costs = [naive(request, stage.scale.count, stage.scale.tokens(request)) for request in session.requests]
+    costs = naive_session(session.requests, stage.scale.count, stage.scale.tokens)
     read = tuple(cost.generator_read for cost in costs)
     return Spent(read, sum(cost.helper_read for cost in costs), max(read))
 

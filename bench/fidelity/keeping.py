@@ -103,6 +103,11 @@ def _verdicts(kept: Kept, anchors: dict[Group, Tally]) -> Iterator[Verdict]:
     still = Tally(kept.pieces - len(kept.lost), kept.pieces)
     what = "recall of what must be kept"
     yield Verdict(what, f"{percent(still.share)} of {still.all}", "100%", not kept.lost)
-    tally = anchors[Group.THROUGHOUT]
-    what = "anchors of edits in results that are protected throughout"
-    yield Verdict(what, f"{percent(tally.share)} of {tally.all}", "100%", tally.share == 1.0)
+    spared = anchors[Group.THROUGHOUT]
+    yield _anchor_verdict("by the router's rules", spared)
+    yield _anchor_verdict("the rule for windows 90% full not excused", spared + anchors[Group.CROWDED])
+
+
+def _anchor_verdict(how: str, tally: Tally) -> Verdict:
+    what = f"anchors of edits in results protected throughout, {how}"
+    return Verdict(what, f"{tally.kept} of {tally.all}", "100%", tally.share == 1.0)

@@ -1,7 +1,7 @@
 """How many tokens a session makes a model read, where the start that two prompts share is free. Pure."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.fidelity.reader import common_start
 from bench.fidelity.sessions import Request
@@ -34,6 +34,20 @@ def prefilled(prompts: Sequence[Sequence[int]]) -> list[int]:
         read.append(len(prompt) - common_start(before, prompt))
         before = prompt
     return read
+
+
+def naive_session(
+    requests: Sequence[Request], count: Callable[[str], int], tokens: Callable[[Request], int]
+) -> list[Naive]:
+    """The pipeline over a session: turns that go direct one after another share their beginning."""
+    costs: list[Naive] = []
+    direct = 0
+    for request in requests:
+        size = tokens(request)
+        cost = naive(request, count, size)
+        costs.append(cost if cost.calls else replace(cost, generator_read=max(size - direct, 0)))
+        direct = 0 if cost.calls else size
+    return costs
 
 
 def naive(request: Request, count: Callable[[str], int], tokens: int) -> Naive:

@@ -7,12 +7,12 @@ from time import perf_counter
 
 from bench.fidelity.generated import generated
 from bench.fidelity.methods import shortened
-from bench.fidelity.prefill import naive
+from bench.fidelity.prefill import Naive, naive_session
 from bench.fidelity.reader import Read, Reader, open_model
 from bench.fidelity.report import Cell, Found, Table
-from bench.fidelity.sessions import Request, Session, session_of
+from bench.fidelity.sessions import Session, session_of
 from bench.fidelity.stage import Stage
-from bench.machine import usable_cores
+from bench.machine import processor_time, share_of_others, usable_cores
 from bench.prompts import repeatable
 from server.routing.squeeze import Marks
 
@@ -52,7 +52,9 @@ def waiting(stage: Stage) -> Found:
     recorded = max(stage.recorded, key=lambda one: stage.scale.tokens(one.longest), default=None)
     session = _short_session(stage) if stage.quick or recorded is None else recorded
     stage.say(f"first tokens of {session.name}")
+    before = processor_time()
     turns = _turns(session, stage)
+    others = share_of_others(before, processor_time())
     window = QUICK_WINDOW if stage.quick else WINDOW
     rows: list[tuple[Cell, ...]] = [
         (number, turn.tokens, turn.plain_s, turn.ours_s, turn.ours_new, turn.naive_s)
@@ -71,7 +73,8 @@ def waiting(stage: Stage) -> Found:
     note = (
         f"Seconds; {session.name}, ours in a window of {window}. Plain and ours are measured turn about, "
         "each with a cache of its own, by the engine's library without server and scheduler. The naive one "
-        "is not measured: it is its tokens times the seconds that a token takes either model here."
+        "is not measured: it is its tokens times the seconds that a token takes either model here. Other "
+        f"programs took {others:.0%} of the cores; one pass has no spread, so small differences mean nothing."
     )
     columns = ("turn", "tokens", "plain, s", "ours, s", "ours reads", "naive (reckoned), s")
     figures = {"first_token_s": {way: [getattr(turn, f"{way}_s") for turn in turns] for way in WAYS}}
@@ -102,7 +105,8 @@ def _interleaved(
     marks = Marks.of(QUICK_WINDOW if stage.quick else WINDOW)
     turns: list[Turn] = []
     pace_s = 0.0
-    for request in session.requests:
+    costs = naive_session(session.requests, stage.scale.count, stage.scale.tokens)
+    for request, cost in zip(session.requests, costs, strict=True):
         prompt = plain.tokens(stage.prompter.chat(request.messages, request.tools))
         short = ours.tokens(
             stage.prompter.chat(shortened(request, marks, stage.scale).messages, request.tools)
@@ -111,7 +115,7 @@ def _interleaved(
             break
         whole, less = _in_turns(plain, prompt, ours, short, ours_first=len(turns) % 2 == 1)
         pace_s = pace_s or whole.seconds / whole.new_tokens
-        reckoned = _naive_s(request, stage, helper, pace_s)
+        reckoned = _naive_s(cost, helper, pace_s)
         turns.append(Turn(len(prompt), whole.seconds, less.seconds, less.new_tokens, reckoned))
     return turns
 
@@ -125,8 +129,7 @@ def _in_turns(
     return plain.read(prompt), ours.read(short)
 
 
-def _naive_s(request: Request, stage: Stage, helper: Pace, generator_read_s: float) -> float:
-    cost = naive(request, stage.scale.count, stage.scale.tokens(request))
+def _naive_s(cost: Naive, helper: Pace, generator_read_s: float) -> float:
     waited_s = cost.helper_read * helper.read_s + cost.helper_written * helper.write_s
     return waited_s + cost.generator_read * generator_read_s
 

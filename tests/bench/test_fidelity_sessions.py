@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.fidelity.anchors import Group, anchors_held, anchors_of
 from bench.fidelity.generated import generated
 from bench.fidelity.methods import Scale, shortened
-from bench.fidelity.prefill import CHUNK_TOKENS, naive, prefilled
+from bench.fidelity.prefill import CHUNK_TOKENS, naive, naive_session, prefilled
 from bench.fidelity.protection import broken_protocol
 from bench.fidelity.sessions import Request, begins_with, recorded_sessions, session_of, with_answers
 from server.domain.chat import Message
@@ -121,3 +121,15 @@ def test_the_naive_pipeline_goes_by_the_seeds_thresholds() -> None:
     calls, read = cost(60_000)
     assert calls == 60_000 // 3 // CHUNK_TOKENS + 1 + 1
     assert read > 60_000 // 3
+
+
+def test_direct_turns_of_the_naive_pipeline_share_their_beginning() -> None:
+    short, longer, long = (
+        Request((Message("user", "Look."), Message("assistant", "x" * size))) for size in (300, 600, 60_000)
+    )
+    costs = naive_session([short, longer, long, longer], tokens, SCALE.tokens)
+
+    assert costs[0].generator_read == SCALE.tokens(short)
+    assert costs[1].generator_read == SCALE.tokens(longer) - SCALE.tokens(short)
+    assert costs[2].calls > 0
+    assert costs[3].generator_read == SCALE.tokens(longer)
