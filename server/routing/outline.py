@@ -4,12 +4,13 @@ import ast
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from server.routing.facts import ERROR_WORD, IDENTIFIER, keep_facts
 from server.routing.results import Kind, Result
 
 FIRST_LINES, LAST_LINES = 3, 2
-MOST_DEFINITIONS, MOST_ERRORS = 60, 40
+MOST_DEFINITIONS, MOST_ERRORS, MOST_LINES = 60, 40, 20
 LONGEST_LINE_CHARS, LONGEST_ERROR_CHARS = 400, 2000
 """Lines of data may have no end."""
 
@@ -41,6 +42,9 @@ _DEFINITION = re.compile(
     r"|extern|inline|virtual|override)\s+)*"
     r"(?:(?:def|class|function|func|fn|interface|struct|enum|trait|impl|type|module|namespace|macro_rules!|object)\b"
     r"|(?:const|let|var)\s+\w+\s*=\s*(?:async\s*)?(?:function\b|\())"
+)
+_CONSTANT = re.compile(
+    r"(?:(?:export|const|let|var|static|final|pub|public)\s+)*[A-Z][A-Z0-9_]{2,}\b[^=(]{0,40}=[^=]"
 )
 _HEADING = re.compile(r"#{1,6} \S|\[[\w.\"-]+\]\s*$")
 _PROSE = (".md", ".rst", ".txt", ".toml", ".ini", ".cfg", ".adoc")
@@ -81,7 +85,7 @@ def outline_of(result: Result, wanted: Collection[str]) -> Outline | None:
     if result.kind is Kind.FILE:
         lines, share = outline_of_file(result.text, result.subject, wanted), FACTS_OF_FILE_SHARE
     else:
-        lines, share = outline_of_output(result.text), FACTS_OF_OUTPUT_SHARE
+        lines, share = outline_of_output(result.text, wanted), FACTS_OF_OUTPUT_SHARE
     if lines is None:
         return None
     facts = keep_facts(result.text, lines, int(share * len(result.text)))
@@ -94,20 +98,21 @@ def outline_of_file(text: str, path: str, wanted: Collection[str]) -> str | None
     """
     lines = _read_lines(text)
     blocks = _blocks(lines, path)
-    kept = {*_ends(lines), *_cut_marks(lines)}
+    kept = {*_ends(lines), *_cut_marks(lines), *_constants(lines), *_naming(lines, wanted)}
     kept.update(block.first for block in blocks[:MOST_DEFINITIONS])
     for block in _about(blocks, lines, wanted, WHOLE_BLOCKS_SHARE * len(text)):
         kept.update(range(block.first, block.last + 1))
     return _worthwhile(text, _written(lines, kept, READ_AGAIN, numbered=True))
 
 
-def outline_of_output(text: str) -> str | None:
-    """A command's or a search's output: first and last lines, errors in full, and places in files.
+def outline_of_output(text: str, wanted: Collection[str]) -> str | None:
+    """A command's or a search's output: first and last lines, errors in full, places in files, and lines with
+    ``wanted`` names.
 
     None: that would hardly be shorter.
     """
     lines = [_Line(number, raw, raw) for number, raw in enumerate(text.splitlines(), 1)]
-    kept = {*_ends(lines), *_cut_marks(lines)}
+    kept = {*_ends(lines), *_cut_marks(lines), *_naming(lines, wanted)}
     errors = [place for place, line in enumerate(lines) if ERROR_WORD.search(line.code)]
     places = [place for place, line in enumerate(lines) if _PLACE.match(line.code)]
     kept.update(errors[:MOST_ERRORS])
@@ -141,6 +146,19 @@ def _ends(lines: Sequence[_Line]) -> Iterator[int]:
 def _cut_marks(lines: Sequence[_Line]) -> Iterator[int]:
     """Lines in which the client says that it has cut something out already."""
     return (place for place, line in enumerate(lines) if _CUT_BY_CLIENT.search(line.code))
+
+
+def _constants(lines: Sequence[_Line]) -> Iterator[int]:
+    """Values with a name that hold for a whole file: no block is about them."""
+    places = (place for place, line in enumerate(lines) if _CONSTANT.match(line.code))
+    return islice(places, MOST_LINES)
+
+
+def _naming(lines: Sequence[_Line], wanted: Collection[str]) -> Iterator[int]:
+    """Lines with a name that is asked for, where they are few enough to be about it."""
+    names = frozenset(wanted)
+    places = [place for place, line in enumerate(lines) if names.intersection(IDENTIFIER.findall(line.code))]
+    return iter(places if len(places) <= MOST_LINES else ())
 
 
 def _blocks(lines: Sequence[_Line], path: str) -> list[_Block]:

@@ -145,7 +145,7 @@ def test_output_keeps_errors_in_full_and_places() -> None:
     lines = [f"step {number} went well and took {number} ms" for number in range(200)]
     lines[50] = "ERROR TimeoutError: connect to db-1.local:5432 failed after 30 s " + "x" * 500
     lines[70] = "src/stock.py:12:5: unused import"
-    short = outline_of_output("\n".join(lines))
+    short = outline_of_output("\n".join(lines), ())
     assert short is not None
     assert lines[50] in short.splitlines()
     assert lines[70] in short.splitlines()
@@ -158,19 +158,19 @@ def test_output_keeps_errors_in_full_and_places() -> None:
 
 def test_what_would_not_become_shorter_stays() -> None:
     assert outline_of_file("def f():\n    return 1\n", "a.py", ()) is None
-    assert outline_of_output("one\ntwo\n") is None
+    assert outline_of_output("one\ntwo\n", ()) is None
     assert outline_of_file("", "a.py", ()) is None
 
 
 def test_one_endless_line() -> None:
-    short = outline_of_output("x" * 100_000)
+    short = outline_of_output("x" * 100_000, ())
     assert short is not None
     assert len(short) < 1000
 
 
 @given(st.text(max_size=3000) | st.lists(st.sampled_from(PYTHON.splitlines())).map("\n".join), st.booleans())
 def test_never_longer_and_only_lines_that_were_there(text: str, is_file: bool) -> None:
-    short = outline_of_file(text, "a.py", {"numbers"}) if is_file else outline_of_output(text)
+    short = outline_of_file(text, "a.py", {"numbers"}) if is_file else outline_of_output(text, ())
     if short is None:
         return
     assert len(short) <= WORTH_IT * len(text)
@@ -192,3 +192,18 @@ def test_names_that_the_lines_have_lost_stand_below_them() -> None:
 
 def test_short_results_have_no_outline() -> None:
     assert outline_of(Result(Key(0, 0), Kind.OUTPUT, "run", "ls", "a\nb"), set()) is None
+
+
+def test_constants_and_lines_with_a_wanted_name_stay() -> None:
+    code = "\n".join([*(f"line({number})" for number in range(50)), "MAX_PARTS = 4711", *["pass"] * 50])
+    assert "51 | MAX_PARTS = 4711" in (outline_of_file(code, "a.py", ()) or "")
+    called = code.replace("line(30)", "frob_nicate(30)")
+    assert "frob_nicate(30)" not in (outline_of_file(called, "a.py", ()) or "")
+    assert "31 | frob_nicate(30)" in (outline_of_file(called, "a.py", {"frob_nicate"}) or "")
+    log = "\n".join(f"step {number} of job_{number}" for number in range(100))
+    assert "step 77 of job_77" in (outline_of_output(log, {"job_77"}) or "")
+
+
+def test_a_name_that_stands_everywhere_says_nothing() -> None:
+    log = "\n".join(f"step {number} of the_job" for number in range(100))
+    assert "step 50" not in (outline_of_output(log, {"the_job"}) or "")
