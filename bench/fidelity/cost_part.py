@@ -12,8 +12,8 @@ from bench.fidelity.stage import Stage
 from bench.fidelity.waiting import waiting
 from server.domain.chat import Message, Policy
 from server.routing.agents import agent_signs
-from server.routing.decide import ANSWER_TOKENS, Facts, Strategy, Thresholds, decide
-from server.routing.squeeze import Marks
+from server.routing.decide import Facts, Strategy, Thresholds, decide
+from server.routing.squeeze import ANSWER_TOKENS, Marks
 
 BIG = "s2-big"
 LEAST_TOKENS = 20_000

@@ -8,10 +8,7 @@ from server.domain.chat import Message, Policy
 from server.engine.pace import Speed
 from server.routing.keep import Division, divide, message_chars
 from server.routing.pieces import as_text
-from server.routing.squeeze import AHEAD_SHARE, START_SHARE, Marks
-
-ANSWER_TOKENS = 512
-"""Room that an answer of unknown length should find in the window."""
+from server.routing.squeeze import AHEAD_SHARE, START_SHARE, Marks, answer_room
 
 Count = Callable[[str], int]
 """Tokens of a text in the generator's vocabulary."""
@@ -66,7 +63,7 @@ class Facts:
     @property
     def fits(self) -> bool:
         """Whether the window holds the chat and a short answer."""
-        return self.tokens + min(ANSWER_TOKENS, self.window_tokens // 4) <= self.window_tokens
+        return self.tokens + answer_room(self.window_tokens) <= self.window_tokens
 
 
 @dataclass(frozen=True, slots=True)

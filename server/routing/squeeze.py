@@ -30,6 +30,8 @@ LAST_TURNS = 2
 LEAST_CHARS = 400
 """Shorter results are left alone."""
 
+ANSWER_TOKENS = 512
+
 MESSAGE_TOKENS = 6
 """What templates put around a message."""
 
@@ -39,6 +41,11 @@ NEWER_FILE = (
 SAME_AGAIN = "[Shortened: the same text is further below, as the newest result of {what}.]"
 NEWER_SURROUNDINGS = "\n[Shortened: the newest are further below.]\n"
 _MARKS_OF_CLIENTS = ("[outdated", "Context summary:", "<SYSTEM_NOTICE", "[Shortened:")
+
+
+def answer_room(window_tokens: int) -> int:
+    """Room that an answer of unknown length should find in a window."""
+    return min(ANSWER_TOKENS, window_tokens // 4)
 
 
 class Rung(StrEnum):
@@ -66,11 +73,14 @@ class Marks:
     @classmethod
     def of(cls, window_tokens: int) -> "Marks":
         """The marks of a context window."""
+        limit, brim = int(LIMIT_SHARE * window_tokens), int(BRIM_SHARE * window_tokens)
+        # Prompts are counted piece by piece here, which is a little less than they take.
+        with_answer = window_tokens - 2 * answer_room(window_tokens)
         return cls(
             start=int(START_SHARE * window_tokens),
             goal=int(GOAL_SHARE * window_tokens),
-            limit=int(LIMIT_SHARE * window_tokens),
-            brim=int(BRIM_SHARE * window_tokens),
+            limit=limit,
+            brim=max(limit, min(brim, with_answer)),
         )
 
 
