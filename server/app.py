@@ -64,7 +64,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(texts_router(service))
     app.include_router(anthropic_router(service))
     app.include_router(router_router(service))
-    app.include_router(health_router(service.fleet))
+    app.include_router(health_router(service))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(

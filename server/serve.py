@@ -124,6 +124,7 @@ class _Startup:
     async def running(self, _app: FastAPI) -> AsyncIterator[None]:
         """The application's lifespan."""
         loading = asyncio.create_task(self._load_all())
+        self._service.guard.start()
         yield
         loading.cancel()
         await self._service.close()

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from server.service.fleet import Fleet, Resident
+from server.service.fleet import Resident
+from server.service.service import Service
 
 
 def _model(resident: Resident) -> dict[str, Any]:
@@ -21,9 +22,9 @@ def _model(resident: Resident) -> dict[str, Any]:
     }
 
 
-def health_router(fleet: Fleet) -> APIRouter:
-    """``/health`` and ``/health/gpu``."""
-    router = APIRouter()
+def health_router(service: Service) -> APIRouter:
+    """``/health``, ``/health/ready`` and ``/health/gpu``."""
+    router, fleet = APIRouter(), service.fleet
 
     async def health() -> Response:
         """For whoever watches: 200, or 503 where an engine has broken down and nobody has asked it since."""
@@ -31,6 +32,15 @@ def health_router(fleet: Fleet) -> APIRouter:
         if faults:
             return JSONResponse({"status": "error", "faults": faults}, status_code=503)
         return JSONResponse({"status": "ok"})
+
+    async def ready() -> Response:
+        """For whoever sends requests: 200 once each model that is loaded at the start is there, else 503."""
+        there = {resident.installed.entry.weights for resident in fleet.residents()}
+        wanted = [entry for entry in service.catalogue.configured if entry.settings.preload]
+        missing = [entry.name.display for entry in wanted if entry.weights not in there]
+        faults = faults_of(fleet.residents())
+        told = {"ready": not (missing or faults), "not_loaded": missing, "faults": faults}
+        return JSONResponse(told, status_code=503 if missing or faults else 200)
 
     def gpu() -> dict[str, Any]:
         """A plain function: NVML may block, so it runs in a thread."""
@@ -41,9 +51,14 @@ def health_router(fleet: Fleet) -> APIRouter:
             "devices": devices,
             "models": [_model(resident) for resident in fleet.residents()],
             "loading": fleet.loading(),
+            "guard": service.guard.levels(),
+            "recent_faults": [
+                {**asdict(fault), "at": fault.at.isoformat()} for fault in fleet.faults.recent()
+            ],
         }
 
     router.add_api_route("/health", health, methods=["GET"])
+    router.add_api_route("/health/ready", ready, methods=["GET"])
     router.add_api_route("/health/gpu", gpu, methods=["GET"])
     return router
 

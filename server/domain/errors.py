@@ -8,6 +8,7 @@
     ├── ModelNotFound         no model of that name is here
     ├── ModelLoadFailed       the model is known but cannot be loaded: the reason is in the text
     ├── QueueFull             too many requests wait for that model
+    │   └── DeviceShort       its device is short of memory
     ├── EngineFailed          the model's engine broke while it worked
     └── RequestCancelled      the client went away, or the service is stopping
 
@@ -66,6 +67,14 @@ class QueueFull(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("server busy, please try again.  maximum pending requests exceeded")
+
+
+class DeviceShort(QueueFull):
+    """The memory of the model's device is short; the text has the numbers."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.args = (f"server busy, please try again.  {reason}",)
 
 
 class EngineFailed(ServiceError):

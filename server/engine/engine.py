@@ -60,11 +60,16 @@ class _LookAgain:
 
 
 @dataclass(frozen=True, slots=True)
+class _Spill:
+    """Finished conversations go to host memory."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Close:
     """End the thread."""
 
 
-_Letter = _Add | _Grow | _LookAgain | _Close
+_Letter = _Add | _Grow | _LookAgain | _Spill | _Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +250,10 @@ class Engine:
             self._mail.put(_Grow(context_tokens, grown))
         return grown.result()
 
+    def spill(self) -> None:
+        """Move finished conversations to host memory when the engine gets to it; returns at once."""
+        self._interrupt(_Spill(), at_once=False)
+
     def close(self) -> None:
         """End all jobs, free context and weights; blocks until they are free."""
         self._interrupt(_Close(), at_once=True)
@@ -338,6 +347,8 @@ class Engine:
                     self._answer_grow(runner, context_tokens, grown)
                 case _LookAgain():
                     pass
+                case _Spill():
+                    runner.cells.evict_all()
                 case _Close():
                     return False
             wait_s = 0

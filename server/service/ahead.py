@@ -76,6 +76,11 @@ class Ahead:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
 
+    async def rest(self, device: str) -> None:
+        """Stop for now, if it happens on ``device``; the next answer of a long session starts it again."""
+        if device == self._helper.settings.device:
+            await self.close()
+
     async def close(self) -> None:
         """Leave what is not done."""
         self._sessions.clear()
@@ -110,7 +115,7 @@ class Ahead:
     async def _words_on(self, result: Result) -> str:
         """Empty where the helper has none; it is not asked again then."""
         try:
-            async with self._fleet.lease(self._helper) as helper:
+            async with self._fleet.lease(self._helper, waits=False) as helper:
                 words = await digest(result, LoadedHelper(helper, background=True), self._limits)
         except HelperFailed as failure:
             logger.info("no summary of %s %s: %s", result.tool, result.subject, failure)

@@ -17,7 +17,10 @@ from server.engine.engine import CacheTiers, EngineState
 from server.engine.figures import Figures
 from server.engine.llamacpp.library import Library
 from server.engine.pace import Speed
+from server.gpu.guard import Sight
 from server.gpu.nvml import GpuReading, Nvml
+from server.service.faults import Faults
+from server.service.gate import Gate
 from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
 from server.service.placement import NoRoom, Placement, Placements
 from server.service.room import Idle, who_must_go
@@ -91,21 +94,31 @@ class Fleet:
         self._devices: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.gate = Gate()
+        self.faults = Faults()
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, entry: Entry, *, context_tokens: int | None = None, keep_alive_s: float | None = None
+        self,
+        entry: Entry,
+        *,
+        context_tokens: int | None = None,
+        keep_alive_s: float | None = None,
+        waits: bool = True,
     ) -> AsyncIterator[Loaded]:
         """The model, loaded, for as long as the block lasts; its keep-alive clock starts after it.
 
-        ``context_tokens`` is the window that the request asks for: the model's grows if it may.
+        ``context_tokens`` is the window that the request asks for: the model's grows if it may. ``waits``:
+        while the device is short of memory, for a while.
 
         Raises:
             QueueFull: as many requests as its settings allow have it, or wait for it.
+            DeviceShort: the device stays short of memory.
             ModelLoadFailed: with the reason.
             InvalidRequest: it is a model for embeddings.
         """
         self._refuse_when_full(entry)
+        await self.gate.passed(entry.settings.device, waits=waits)
         async with self._held(entry, context_tokens, keep_alive_s) as loaded:
             if not isinstance(loaded, Loaded):
                 raise InvalidRequest(f'"{entry.name.display}" does not support chat: it is for embeddings')
@@ -119,10 +132,12 @@ class Fleet:
 
         Raises:
             QueueFull: as many requests as its settings allow have it, or wait for it.
+            DeviceShort: the device stays short of memory.
             ModelLoadFailed: with the reason.
             InvalidRequest: it is none.
         """
         self._refuse_when_full(entry)
+        await self.gate.passed(entry.settings.device, waits=True)
         async with self._held(entry, None, keep_alive_s) as loaded:
             if not isinstance(loaded, LoadedEmbedder):
                 raise InvalidRequest(f'"{entry.name.display}" does not support embeddings')
@@ -203,6 +218,27 @@ class Fleet:
         """Models that are being loaded, with the part of their weights that is there."""
         return self._loader.progress()
 
+    async def sight(self) -> Sight:
+        """The devices that models are on, and what is wrong with the cards."""
+        margins: dict[str, int] = {}
+        for berth in self._berths.values():
+            if berth.loaded is not None:
+                device = berth.entry.settings.device
+                margins[device] = max(margins.get(device, 0), berth.loaded.placement.plan.margin_bytes)
+        return await asyncio.to_thread(self._placements.sight, margins)
+
+    async def spill(self, device: str) -> None:
+        """Finished conversations on ``device`` go to host memory."""
+        for berth in self._berths.values():
+            if berth.entry.settings.device == device and isinstance(berth.loaded, Loaded):
+                berth.loaded.engine.spill()
+
+    async def leave(self, device: str, wanted_bytes: int) -> None:
+        """Models that nobody uses leave ``device``: as many as free ``wanted_bytes``, or all."""
+        idle = self._idle_on(device)
+        leaving = who_must_go(wanted_bytes, idle) or [model.weights for model in idle]
+        await self._make_room([self._berths[weights] for weights in leaving], "its device is short of memory")
+
     def gpus(self) -> tuple[GpuReading, ...]:
         """What NVML says of the cards now."""
         return self._placements.gpus()
@@ -267,7 +303,8 @@ class Fleet:
                 if not leaving:
                     raise
             # What was planned for them is not exactly what they took: then the next look says so.
-            await self._make_room([self._berths[weights] for weights in leaving], berth.entry)
+            reason = f"to make room for {berth.entry.name.display}"
+            await self._make_room([self._berths[weights] for weights in leaving], reason)
 
     def _idle_on(self, device: str) -> list[Idle]:
         return [
@@ -281,13 +318,13 @@ class Fleet:
             if berth.is_idle and berth.loaded is not None and berth.entry.settings.device == device
         ]
 
-    async def _make_room(self, leaving: Sequence[_Berth], entry: Entry) -> None:
+    async def _make_room(self, leaving: Sequence[_Berth], reason: str) -> None:
         # All are taken before anything is waited for: from here on a request loads them anew.
         taken = [(berth, self._take(berth)) for berth in leaving]
         for berth, loaded in taken:
             if loaded is not None:
-                await asyncio.to_thread(loaded.engine.close)
-                logger.info("%s unloaded, to make room for %s", berth.entry.name.display, entry.name.display)
+                await self._unload(berth, loaded)
+                logger.info("%s unloaded: %s", berth.entry.name.display, reason)
 
     async def _grow(self, loaded: Loaded, context_tokens: int | None) -> None:
         """Give a request the window that it asks for, if model, settings and memory allow it."""
@@ -312,8 +349,18 @@ class Fleet:
         loaded = self._take(berth)
         self._departing.discard(berth)
         if loaded is not None:
-            await asyncio.to_thread(loaded.engine.close)
+            await self._unload(berth, loaded)
             logger.info("%s unloaded", berth.entry.name.display)
+
+    async def _unload(self, berth: _Berth, loaded: Loaded | LoadedEmbedder) -> None:
+        """Close an engine, and see whether its device's memory comes back."""
+        before = await asyncio.to_thread(self._placements.free_on_gpu, loaded.placement)
+        await asyncio.to_thread(loaded.engine.close)
+        kept = await asyncio.to_thread(self._placements.kept_back, loaded.placement, before)
+        if kept is not None:
+            name = berth.entry.name.display
+            logger.warning("%s: %s", name, kept)
+            self.faults.add(name, kept)
 
     def _take(self, berth: _Berth) -> Loaded | LoadedEmbedder | None:
         """Take what is loaded out of the berth, which is then as before any request."""

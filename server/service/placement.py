@@ -1,5 +1,8 @@
 """Where a model goes, and whether it fits there: settings, ggml's devices and NVML's readings together."""
 
+import re
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +11,18 @@ from server.domain.errors import ModelLoadFailed
 from server.engine.embeddings import is_causal, reads_in_one_piece
 from server.engine.engine import logit_rows
 from server.engine.llamacpp.library import Library
+from server.gpu.guard import Sight, Watched
 from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import GpuReading, Nvml
 from server.gpu.placement import CudaDevice, match_devices
 from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
 
 MIB = 2**20
+RETURNED_SHARE = 0.8
+"""Plans are on the safe side: so much of one must come back when its model goes."""
+
+_LOOKS_FOR_RETURN, _BETWEEN_LOOKS_S = 10, 0.2
+_CUDA_NAME = re.compile(r"CUDA(\d+)")
 
 
 class NoRoom(ModelLoadFailed):
@@ -67,6 +76,41 @@ class Placements:
     def gpu_fault(self) -> str | None:
         """Why there are no readings, or None."""
         return self._nvml.reason
+
+    def sight(self, margins_bytes: Mapping[str, int]) -> Sight:
+        """What is free on each device of ``margins_bytes``, and what is wrong with which card."""
+        devices = {
+            device: Watched(self._free_bytes(device), margin_bytes)
+            for device, margin_bytes in margins_bytes.items()
+        }
+        cards = {f"GPU {card.index} ({card.name or 'unknown'})": card.fault for card in self.gpus()}
+        faults = {name: fault for name, fault in cards.items() if fault}
+        return Sight(devices, faults)
+
+    def free_on_gpu(self, placement: Placement) -> int | None:
+        """Free memory of the placement's GPU; None on the CPU, or if nobody knows."""
+        index = _CUDA_NAME.fullmatch(placement.device)
+        return self._free_bytes(f"cuda:{index[1]}") if index else None
+
+    def kept_back(self, placement: Placement, before_bytes: int | None) -> str | None:
+        """Where too little of a model's memory has come back since ``before_bytes`` were free: so in words.
+
+        Blocks for up to two seconds: drivers take their time.
+        """
+        came_back_bytes = self._came_back(placement, before_bytes)
+        for _ in range(_LOOKS_FOR_RETURN):
+            if came_back_bytes is None or came_back_bytes >= RETURNED_SHARE * placement.vram_bytes:
+                return None
+            time.sleep(_BETWEEN_LOOKS_S)
+            came_back_bytes = self._came_back(placement, before_bytes)
+        return (
+            f"only {max(came_back_bytes or 0, 0) // MIB} MiB of its {placement.vram_bytes // MIB} MiB on "
+            f"{placement.device} came back; if that goes on, restart the service"
+        )
+
+    def _came_back(self, placement: Placement, before_bytes: int | None) -> int | None:
+        free_bytes = self.free_on_gpu(placement)
+        return None if before_bytes is None or free_bytes is None else free_bytes - before_bytes
 
     def place(self, installed: Installed) -> Placement:
         """Where the model goes.

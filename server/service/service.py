@@ -24,6 +24,7 @@ from server.routing.squeeze import Shortening
 from server.service.ahead import Ahead
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
+from server.service.guard import Guard
 from server.service.models import Models
 from server.service.originals import Originals
 from server.service.placement import MIB
@@ -66,6 +67,7 @@ class Service:
         self._planner = Planner(router)
         self._summaries = summaries
         self._ahead = Ahead(fleet, catalogue, router, summaries)
+        self.guard = Guard(fleet.sight, fleet.gate, _GivingWay(fleet, self._ahead), fleet.faults)
         summariser = Summariser(fleet, catalogue, router, summaries)
         self._preparer = Preparer(self._planner, summariser, self._ahead, self.originals)
 
@@ -210,6 +212,7 @@ class Service:
     async def close(self) -> None:
         """End downloads and answers, and unload everything."""
         self.models.close()
+        await self.guard.close()
         await self._ahead.close()
         self._summaries.close()
         await self.fleet.close()
@@ -344,6 +347,15 @@ class Service:
         )
         log_outcome(admitted.route, admitted.id, admitted.model, outcome)
         return outcome
+
+
+class _GivingWay:
+    """What gives way where the memory of a device is short: see :class:`server.service.guard.Effects`."""
+
+    def __init__(self, fleet: Fleet, ahead: Ahead) -> None:
+        self.rest = ahead.rest
+        self.spill = fleet.spill
+        self.leave = fleet.leave
 
 
 def _why_direct(named: Entry, entry: Entry) -> str:
