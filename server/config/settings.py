@@ -199,7 +199,8 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         strict=True,
         ge=0,
         le=_MOST_TOKENS,
-        description="Device memory in MiB that must stay free once the model is loaded.",
+        description="Device memory in MiB that must stay free once the model is loaded. When other programs "
+        "leave less than half of it, new work waits, and idle models are unloaded.",
     )
     policy: Literal["auto", "direct", "thresholds", "agent", "adaptive"] = Field(
         default="direct",
