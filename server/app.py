@@ -27,6 +27,7 @@ from server.domain.errors import QueueFull, ServiceError
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
+from server.service.cards import with_cuda_numbers
 from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
@@ -42,11 +43,13 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def build_service(settings: Settings) -> Service:
     """Everything below HTTP, nothing loaded yet."""
+    library, nvml = Library(), open_nvml()
+    settings = with_cuda_numbers(settings, library, nvml)
     catalogue = Catalogue(settings)
     fleet = Fleet(
         catalogue,
-        Library(),
-        open_nvml(),
+        library,
+        nvml,
         max_context_tokens=settings.router.max_ctx_size,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
     )

@@ -12,7 +12,10 @@ from server.config.durations import format_duration, parse_duration
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
-_DEVICE = re.compile(r"cpu|cuda:(0|[1-9][0-9]?)")
+_DEVICE = re.compile(
+    r"cpu|(?:cuda|vulkan|sycl):(?:0|[1-9][0-9]?)"
+    r"|GPU-[0-9a-fA-F-]{4,36}|(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]"
+)
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _MODEL_NAME = re.compile(
     r"([a-z]+://)?(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
@@ -67,7 +70,10 @@ def _check_model_name(name: str) -> str:
 
 def _check_device(device: str) -> str:
     if not _DEVICE.fullmatch(device):
-        raise ValueError('must be "cpu" or "cuda:N" with the number of a CUDA device, such as "cuda:0"')
+        raise ValueError(
+            'must be "cpu", "cuda:N" with the number of a CUDA device, such as "cuda:0", or the card\'s UUID '
+            '("GPU-...") or PCI address ("0000:01:00.0"), as nvidia-smi -L and -q show them'
+        )
     return device
 
 
@@ -107,7 +113,9 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         description="The GGUF file. A relative path is taken from models_dir, and ~ is the home folder."
     )
     device: Annotated[str, AfterValidator(_check_device)] = Field(
-        description='Where the model runs: "cpu", or "cuda:N" for the CUDA device number N, such as "cuda:0".'
+        description='Where the model runs: "cpu"; "cuda:N" for the CUDA device number N, such as "cuda:0"; '
+        'an NVIDIA card by its UUID ("GPU-...") or PCI address ("0000:01:00.0"); or "vulkan:N" or "sycl:N" '
+        "with a llama-cpp-python that was built for them.",
     )
     context: int = Field(
         strict=True,
@@ -216,6 +224,11 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         if self.flash_attention == "off" and self.kv_type != "f16":
             raise _conflict("flash_attention", 'must be "auto" or "on" with', "kv_type")
         return self
+
+    @property
+    def names_a_card(self) -> bool:
+        """Whether ``device`` is the UUID or the PCI address of a card."""
+        return re.match(r"cpu|[a-z]+:[0-9]{1,2}$", self.device) is None
 
     @property
     def keep_alive_s(self) -> float:

@@ -10,7 +10,7 @@ import pynvml
 
 T = TypeVar("T")
 
-_PCI_BUS_ID = re.compile(r"([0-9a-f]+):([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+)")
+_PCI_BUS_ID = re.compile(r"(?:([0-9a-f]+):)?([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def normalise_pci_bus_id(bus_id: str) -> str:
     parts = _PCI_BUS_ID.fullmatch(lowered)
     if parts is None:
         return lowered
-    domain, bus, device, function = (int(part, 16) for part in parts.groups())
+    domain, bus, device, function = (int(part or "0", 16) for part in parts.groups())
     return f"{domain:04x}:{bus:02x}:{device:02x}.{function:x}"
 
 

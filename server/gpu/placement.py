@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from server.gpu.nvml import GpuReading, normalise_pci_bus_id
 
+UUID_PREFIX = "GPU-"
 _TOTAL_TOLERANCE = 0.1
 
 
@@ -35,6 +36,29 @@ def match_devices(cuda: Iterable[CudaDevice], nvml: Iterable[GpuReading]) -> Map
         [reading for reading in readings if reading.index not in taken],
     )
     return {**by_bus_id, **by_name}
+
+
+def cuda_index(wanted: str, cuda: Iterable[CudaDevice], nvml: Iterable[GpuReading]) -> int | None:
+    """CUDA's number of the card with a UUID (or its beginning, as in CUDA_VISIBLE_DEVICES) or a PCI bus id.
+
+    None: no such card is to be seen, or more than one.
+    """
+    devices = tuple(cuda)
+    matched = match_devices(devices, nvml)
+    if wanted.lower().startswith(UUID_PREFIX.lower()):
+        found = [
+            index
+            for index, card in matched.items()
+            if card.uuid is not None and card.uuid.lower().startswith(wanted.lower())
+        ]
+    else:
+        bus_id = normalise_pci_bus_id(wanted)
+        known = {device.index: device.pci_bus_id for device in devices if device.pci_bus_id is not None}
+        known.update(
+            {index: card.pci_bus_id for index, card in matched.items() if card.pci_bus_id is not None}
+        )
+        found = [index for index, place in known.items() if normalise_pci_bus_id(place) == bus_id]
+    return found[0] if len(found) == 1 else None
 
 
 def _match_bus_ids(devices: Iterable[CudaDevice], readings: Iterable[GpuReading]) -> dict[int, GpuReading]:

@@ -14,8 +14,9 @@ from server.engine.llamacpp.library import Library
 from server.gpu.guard import Sight, Watched
 from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import GpuReading, Nvml
-from server.gpu.placement import CudaDevice, match_devices
+from server.gpu.placement import match_devices
 from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
+from server.service.cards import cuda_devices
 
 MIB = 2**20
 RETURNED_SHARE = 0.8
@@ -169,10 +170,10 @@ class Placements:
         settings, section = installed.entry.settings, installed.entry.section
         if settings.device == "cpu":
             return "CPU"
-        wanted = settings.device.upper().replace(":", "")
+        wanted = settings.device.replace(":", "").casefold()
         names = [device.name for device in self._library.devices()]
-        if wanted in names:
-            return wanted
+        if found := next((name for name in names if name.casefold() == wanted), None):
+            return found
         seen = ", ".join(names)
         raise ModelLoadFailed(
             f'{section}.device = "{settings.device}", but this llama-cpp-python sees only: {seen}. '
@@ -183,28 +184,22 @@ class Placements:
         """Free memory of a device: NVML's word, ggml's where NVML is silent; None if nobody knows."""
         if device == "cpu":
             return available_ram_bytes()
+        if not device.startswith("cuda:"):
+            return next(
+                (
+                    known.memory_free_bytes
+                    for known in self._library.devices()
+                    if known.name.casefold() == device.replace(":", "")
+                ),
+                None,
+            )
         index = int(device.removeprefix("cuda:"))
         # Asked first: it makes CUDA take its own part of the card, which NVML then counts as used.
-        cuda = self._cuda_devices()
+        cuda = cuda_devices(self._library)
         reading = match_devices([known for known, _ in cuda], self._nvml.devices()).get(index)
         if reading is not None and reading.memory_free_bytes is not None:
             return reading.memory_free_bytes
         return next((free for known, free in cuda if known.index == index), None)
-
-    def _cuda_devices(self) -> list[tuple[CudaDevice, int]]:
-        return [
-            (
-                CudaDevice(
-                    int(device.name.removeprefix("CUDA")),
-                    device.description,
-                    device.pci_bus_id,
-                    device.memory_total_bytes,
-                ),
-                device.memory_free_bytes,
-            )
-            for device in self._library.devices()
-            if device.name.startswith("CUDA")
-        ]
 
 
 def _batch(installed: Installed, context_tokens: int) -> tuple[int, int]:

@@ -250,7 +250,8 @@ def test_a_wrong_value_in_a_file(write: Write, text: str, key: str, fault: str) 
 def test_a_wrong_device(device: str) -> None:
     assert faults(flags={"helper": {"device": device}}) == [
         f'helper.device = "{device}" (command line): '
-        'must be "cpu" or "cuda:N" with the number of a CUDA device, such as "cuda:0"'
+        'must be "cpu", "cuda:N" with the number of a CUDA device, such as "cuda:0", or the card\'s UUID '
+        '("GPU-...") or PCI address ("0000:01:00.0"), as nvidia-smi -L and -q show them'
     ]
 
 

@@ -72,7 +72,9 @@ def test_model_names(name: str) -> None:
     assert model(name=name).name == name
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda:0", "cuda:12"])
+@pytest.mark.parametrize(
+    "device", ["cpu", "cuda:0", "cuda:12", "vulkan:0", "sycl:1", "GPU-1050abcd", "0000:01:00.0", "0a:00.0"]
+)
 def test_devices(device: str) -> None:
     assert model(device=device).device == device
 

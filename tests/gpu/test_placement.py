@@ -1,7 +1,7 @@
 import pytest
 
 from server.gpu.nvml import GpuReading
-from server.gpu.placement import CudaDevice, match_devices
+from server.gpu.placement import CudaDevice, cuda_index, match_devices
 
 MIB = 2**20
 RTX, GTX = "NVIDIA GeForce RTX 2060 SUPER", "NVIDIA GeForce GTX 1050"
@@ -90,3 +90,32 @@ def test_devices_are_matched(
     matched = match_devices(cuda, nvml)
 
     assert {index: reading.index for index, reading in matched.items()} == expected
+
+
+UUIDS = ("GPU-20600000-0000-0000-0000-000000000001", "GPU-10500000-0000-0000-0000-000000000002")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (UUIDS[0], 1),
+        (UUIDS[1].lower(), 0),
+        ("GPU-2060", 1),
+        ("GPU-", None),
+        ("GPU-9999", None),
+        ("0000:0A:00.0", 0),
+        ("00000000:01:00.0", 1),
+        ("0000:02:00.0", None),
+    ],
+)
+def test_a_card_by_its_uuid_or_its_place(wanted: str, index: int | None) -> None:
+    """CUDA counts the other way round than NVML here."""
+    cuda = [
+        CudaDevice(0, "NVIDIA GeForce GTX 1050", "0000:0a:00.0"),
+        CudaDevice(1, "NVIDIA GeForce RTX 2060 SUPER", "0000:01:00.0"),
+    ]
+    cards = [
+        GpuReading(0, uuid=UUIDS[0], pci_bus_id="0000:01:00.0", name="NVIDIA GeForce RTX 2060 SUPER"),
+        GpuReading(1, uuid=UUIDS[1], pci_bus_id="0000:0a:00.0", name="NVIDIA GeForce GTX 1050"),
+    ]
+    assert cuda_index(wanted, cuda, cards) == index
