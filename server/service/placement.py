@@ -115,7 +115,7 @@ class Placements:
 
     def _refuse(self, installed: Installed, plan: MemoryPlan) -> None:
         device = installed.entry.settings.device
-        free_bytes = self._free_bytes(device)
+        free_bytes = self.free_bytes(device)
         reason = refusal(plan, free_bytes, device, installed.entry.section)
         if reason is not None:
             missing_bytes = plan.total_bytes - (free_bytes or 0)
@@ -135,7 +135,7 @@ class Placements:
             f'Install a CUDA build of it, or set {section}.device = "cpu"'
         )
 
-    def _free_bytes(self, device: str) -> int | None:
+    def free_bytes(self, device: str) -> int | None:
         """Free memory of a device: NVML's word, ggml's where NVML is silent; None if nobody knows."""
         if device == "cpu":
             return available_ram_bytes()
