@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.doctor.check import Check, fault, ok, warning
-from server.doctor.child import CUDA_BUILD
+from server.doctor.child import CUDA_BUILD, USUAL_ARCHITECTURES
 from server.doctor.facts import Capability, SeenDevice
 from server.gpu.nvml import GpuReading, Nvml
 from server.gpu.placement import CudaDevice, match_devices
@@ -12,7 +12,6 @@ from server.gpu.placement import CudaDevice, match_devices
 _MIB = 2**20
 _LAST_BRANCH_WITH_PASCAL = 580
 _TURING = Capability(7, 5)
-_USUAL_ARCHITECTURES = "61;75"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ def look_at_driver(nvml: Nvml) -> Driver:
 def roles_by_card(
     wanted: Mapping[str, str], devices: Sequence[SeenDevice], cards: Sequence[GpuReading]
 ) -> dict[int, list[str]]:
-    """Which configured models (role and ``cuda:N``) run on which of NVML's cards."""
+    """Which configured models (role and ``cuda:N``) run on which of NVML's cards, by its index."""
     cuda = [
         CudaDevice(device.cuda_index, device.description, device.pci_bus_id, device.memory_total_bytes)
         for device in devices
@@ -53,7 +52,7 @@ def architectures_of(cards: Sequence[GpuReading]) -> str:
     """What to build for these cards, as CMAKE_CUDA_ARCHITECTURES wants it."""
     capabilities = {Capability.parse(card.compute_capability) for card in cards if card.compute_capability}
     ordered = sorted(capabilities, key=lambda capability: (capability.major, capability.minor))
-    return ";".join(capability.architecture for capability in ordered) or _USUAL_ARCHITECTURES
+    return ";".join(capability.architecture for capability in ordered) or USUAL_ARCHITECTURES
 
 
 def judge_driver(driver: Driver, wanted: Mapping[str, str], cuda_runtime: str | None) -> Check:
@@ -85,11 +84,15 @@ def judge_driver(driver: Driver, wanted: Mapping[str, str], cuda_runtime: str | 
 
 
 def judge_card(
-    card: GpuReading, built_for: Sequence[Capability] | None, roles: Sequence[str], architectures: str
+    card: GpuReading,
+    built_for: Sequence[Capability] | None,
+    roles: Sequence[str] | None,
+    architectures: str,
 ) -> Check:
     """Whether the build has code for a card. ``built_for`` None: it has none for any, or does not say.
 
-    ``roles`` are the configured models on it; what a card without any cannot do is only a warning.
+    ``roles`` are the configured models on it, None where that is unknown; what a card without any cannot do
+    is only a warning.
     """
     subject = str(card.index)
     if card.fault is not None:
@@ -117,7 +120,7 @@ def judge_card(
             remedy,
             subject=subject,
         )
-    judged = fault if roles else warning
+    judged = warning if roles is not None and not roles else fault
     return judged(
         "card", f"{found}; the build has code for {has} only, not for this card", remedy, subject=subject
     )
@@ -128,7 +131,7 @@ def _runs_on(code: Capability, card: Capability) -> bool:
     return code.major == card.major and code.minor <= card.minor
 
 
-def _description(card: GpuReading, roles: Sequence[str]) -> str:
+def _description(card: GpuReading, roles: Sequence[str] | None) -> str:
     parts = [card.name or "a card without a name"]
     if card.compute_capability is not None:
         parts.append(f"compute capability {card.compute_capability}")

@@ -5,10 +5,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 REBUILD = "build it anew with this project's flags (GGML_NATIVE=OFF): make rebuild-binding"
 CUDA_BUILD = 'CMAKE_ARGS="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES={architectures}" make install'
 
+USUAL_ARCHITECTURES = "61;75"
+"""Of the cards that the default settings are made for."""
+
+_HERE = Path(__file__).resolve().parents[2]
+"""Where this very package is found first, whatever lies in the current folder."""
 _LONGEST_WORDS = 300
 
 
@@ -41,6 +47,7 @@ def run_child(
             encoding="utf-8",
             errors="replace",
             timeout=timeout_s,
+            cwd=_HERE,
             env=environment,
             check=False,
         )
@@ -100,5 +107,5 @@ def _death_by(number: int, ended: Ended) -> tuple[str, str]:
 
 
 def _for_this_card() -> str:
-    build = CUDA_BUILD.format(architectures="61;75")
+    build = CUDA_BUILD.format(architectures=USUAL_ARCHITECTURES)
     return f"name the card's architecture when building, such as 61;75 for 6.1 and 7.5: {build}"

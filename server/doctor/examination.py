@@ -74,7 +74,9 @@ def _card_checks(native: Native, wanted: Mapping[str, str]) -> Iterator[Check]:
     users = cards.roles_by_card(wanted, native.devices or (), driver.cards)
     built_for = None if build is None else build.cuda_capabilities
     for card in driver.cards:
-        yield cards.judge_card(card, built_for, users.get(card.index, ()), architectures)
+        yield cards.judge_card(
+            card, built_for, users.get(card.index, ()) if users or not wanted else None, architectures
+        )
 
 
 def _decode_checks(native: Native, wanted: Mapping[str, str], catalogue: Catalogue) -> Iterator[Check]:

@@ -38,7 +38,7 @@ def main(parts: Iterable[str]) -> None:
     if "devices" in parts:
         _tell(devices=[_seen(device) for device in library.devices()])
     if "plan" in parts:
-        _tell(plan=[asdict(planned) for planned in _plans(Catalogue(settings), placements)])
+        _tell(plan=[asdict(planned) for planned in planned_models(Catalogue(settings), placements)])
 
 
 def _tell(**part: Any) -> None:
@@ -75,13 +75,14 @@ def _seen(device: Device) -> dict[str, Any]:
     )
 
 
-def _plans(catalogue: Catalogue, placements: Placements) -> Iterator[Planned]:
+def planned_models(catalogue: Catalogue, placements: Placements) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
     taken_bytes: Counter[str] = Counter()
     for entry in catalogue.configured:
         device = entry.settings.device
         planned = _plan(entry, catalogue, placements, taken_bytes[device])
-        taken_bytes[device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
+        if planned.refusal is None:
+            taken_bytes[device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
         yield planned
 
 

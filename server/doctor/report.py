@@ -33,7 +33,7 @@ def as_json(report: Report) -> str:
         "checks": [asdict(check) for check in report.checks],
         "plan": [{**asdict(planned), "fits": fits(planned)} for planned in report.plan],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    return json.dumps(document, indent=2)
 
 
 def show(report: Report) -> None:
