@@ -4,12 +4,12 @@ import contextlib
 import errno
 import http.client
 import json
-import socket
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Any
 
 from server.doctor.check import Check, fault, ok
+from server.sockets import listening
 
 _ANSWER_TIMEOUT_S = 5.0
 _LARGEST_ANSWER_BYTES = 2**20
@@ -101,11 +101,7 @@ def judge_port(port: Port) -> Check:
 
 def _listening_fails(host: str, port: int) -> OSError | None:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen()
+        listening(host, port).close()
     except OSError as error:
         return error
     return None
