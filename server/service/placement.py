@@ -81,7 +81,7 @@ class Placements:
     def sight(self, margins_bytes: Mapping[str, int]) -> Sight:
         """What is free on each device of ``margins_bytes``, and what is wrong with which card."""
         devices = {
-            device: Watched(self._free_bytes(device), margin_bytes)
+            device: Watched(self.free_bytes(device), margin_bytes)
             for device, margin_bytes in margins_bytes.items()
         }
         cards = {f"GPU {card.index} ({card.name or 'unknown'})": card.fault for card in self.gpus()}
@@ -91,7 +91,7 @@ class Placements:
     def free_on_gpu(self, placement: Placement) -> int | None:
         """Free memory of the placement's GPU; None on the CPU, or if nobody knows."""
         index = _CUDA_NAME.fullmatch(placement.device)
-        return self._free_bytes(f"cuda:{index[1]}") if index else None
+        return self.free_bytes(f"cuda:{index[1]}") if index else None
 
     def kept_back(self, placement: Placement, before_bytes: int | None) -> str | None:
         """Where too little of a model's memory has come back since ``before_bytes`` were free: so in words.
@@ -160,7 +160,7 @@ class Placements:
 
     def _refuse(self, installed: Installed, plan: MemoryPlan) -> None:
         device = installed.entry.settings.device
-        free_bytes = self._free_bytes(device)
+        free_bytes = self.free_bytes(device)
         reason = refusal(plan, free_bytes, device, installed.entry.section)
         if reason is not None:
             missing_bytes = plan.total_bytes - (free_bytes or 0)
@@ -180,7 +180,7 @@ class Placements:
             f'Install a CUDA build of it, or set {section}.device = "cpu"'
         )
 
-    def _free_bytes(self, device: str) -> int | None:
+    def free_bytes(self, device: str) -> int | None:
         """Free memory of a device: NVML's word, ggml's where NVML is silent; None if nobody knows."""
         if device == "cpu":
             return available_ram_bytes()

@@ -14,7 +14,7 @@
 #define CARDS 2
 #define MIB (1024ULL * 1024ULL)
 
-typedef struct { const char *name, *uuid; unsigned bus; unsigned long long total_mib, used_mib; } card_t;
+typedef struct { const char *name, *uuid; unsigned bus; int major, minor; unsigned long long total_mib, used_mib; } card_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned gpu, memory; } utilization_t;
 typedef struct {
@@ -24,8 +24,8 @@ typedef struct {
 } pci_info_t;
 
 static const card_t cards[CARDS] = {
-    {"NVIDIA GeForce RTX 2060 SUPER", "GPU-20600000-0000-0000-0000-000000000001", 0x01, 8192, 342},
-    {"NVIDIA GeForce GTX 1050", "GPU-10500000-0000-0000-0000-000000000002", 0x0A, 2048, 5},
+    {"NVIDIA GeForce RTX 2060 SUPER", "GPU-20600000-0000-0000-0000-000000000001", 0x01, 7, 5, 8192, 342},
+    {"NVIDIA GeForce GTX 1050", "GPU-10500000-0000-0000-0000-000000000002", 0x0A, 6, 1, 2048, 5},
 };
 
 static int matches(const char *pattern, const char *text) {
@@ -76,6 +76,12 @@ int nvmlSystemGetDriverVersion(char *version, unsigned size) {
     return OK;
 }
 
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    ANSWER("nvmlSystemGetCudaDriverVersion", -1);
+    *version = 13000;
+    return OK;
+}
+
 int nvmlDeviceGetCount_v2(unsigned *count) {
     ANSWER("nvmlDeviceGetCount", -1);
     *count = CARDS;
@@ -98,6 +104,13 @@ int nvmlDeviceGetUUID(void *handle, char *uuid, unsigned size) {
 int nvmlDeviceGetName(void *handle, char *name, unsigned size) {
     ANSWER("nvmlDeviceGetName", device_of(handle));
     snprintf(name, size, "%s", cards[device_of(handle)].name);
+    return OK;
+}
+
+int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
+    ANSWER("nvmlDeviceGetCudaComputeCapability", device_of(handle));
+    *major = cards[device_of(handle)].major;
+    *minor = cards[device_of(handle)].minor;
     return OK;
 }
 

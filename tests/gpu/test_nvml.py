@@ -20,6 +20,7 @@ nvml = open_nvml()
 print(json.dumps({
     "available": nvml.available,
     "driver_version": nvml.driver_version,
+    "cuda_version": nvml.cuda_version,
     "devices": [dataclasses.asdict(reading) for reading in nvml.devices()],
     "reason": nvml.reason,
 }))
@@ -28,6 +29,7 @@ nvml.close()
 assert not nvml.available
 assert nvml.devices() == ()
 assert nvml.driver_version is None
+assert nvml.cuda_version is None
 assert nvml.reason
 """
 
@@ -36,6 +38,7 @@ assert nvml.reason
 class Seen:
     available: bool
     driver_version: str | None
+    cuda_version: str | None
     devices: tuple[GpuReading, ...]
     reason: str | None
 
@@ -51,6 +54,7 @@ BIG = GpuReading(
     uuid="GPU-20600000-0000-0000-0000-000000000001",
     pci_bus_id="0000:01:00.0",
     name="NVIDIA GeForce RTX 2060 SUPER",
+    compute_capability="7.5",
     memory_total_bytes=8192 * MIB,
     memory_used_bytes=342 * MIB,
     memory_free_bytes=7850 * MIB,
@@ -62,6 +66,7 @@ SMALL = GpuReading(
     uuid="GPU-10500000-0000-0000-0000-000000000002",
     pci_bus_id="0000:0a:00.0",
     name="NVIDIA GeForce GTX 1050",
+    compute_capability="6.1",
     memory_total_bytes=2048 * MIB,
     memory_used_bytes=5 * MIB,
     memory_free_bytes=2043 * MIB,
@@ -72,7 +77,11 @@ SMALL = GpuReading(
 
 def test_both_cards_are_read(fake_nvml: FakeNvml) -> None:
     assert look(fake_nvml) == Seen(
-        available=True, driver_version="580.95.05", devices=(BIG, SMALL), reason=None
+        available=True,
+        driver_version="580.95.05",
+        cuda_version="13.0",
+        devices=(BIG, SMALL),
+        reason=None,
     )
 
 
@@ -88,6 +97,7 @@ def test_memory_in_use_is_read(fake_nvml: FakeNvml) -> None:
         ("nvmlDeviceGetUUID", ["uuid"]),
         ("nvmlDeviceGetName", ["name"]),
         ("nvmlDeviceGetPciInfo", ["pci_bus_id"]),
+        ("nvmlDeviceGetCudaComputeCapability", ["compute_capability"]),
         ("nvmlDeviceGetMemoryInfo", ["memory_total_bytes", "memory_used_bytes", "memory_free_bytes"]),
         ("nvmlDeviceGetUtilizationRates", ["utilisation_percent"]),
         ("nvmlDeviceGetTemperature", ["temperature_c"]),
@@ -140,7 +150,7 @@ def test_an_error_that_the_bindings_do_not_know_is_a_fault_too(fake_nvml: FakeNv
 def test_a_driver_that_does_not_start_says_why(fake_nvml: FakeNvml, code: int, reason: str) -> None:
     seen = look(fake_nvml, f"fail nvmlInitWithFlags * {code}")
 
-    assert seen == Seen(available=False, driver_version=None, devices=(), reason=reason)
+    assert seen == Seen(available=False, driver_version=None, cuda_version=None, devices=(), reason=reason)
 
 
 def test_a_driver_that_cannot_count_says_why(fake_nvml: FakeNvml) -> None:
@@ -155,10 +165,11 @@ def test_a_driver_may_keep_its_version_and_its_end_to_itself(fake_nvml: FakeNvml
     seen = look(
         fake_nvml,
         f"fail nvmlSystemGetDriverVersion * {fake.NOT_SUPPORTED}",
+        f"fail nvmlSystemGetCudaDriverVersion * {fake.NOT_SUPPORTED}",
         f"fail nvmlShutdown * {fake.UNKNOWN_TO_THE_BINDINGS}",
     )
 
-    assert seen.driver_version is None
+    assert (seen.driver_version, seen.cuda_version) == (None, None)
     assert seen.devices == (BIG, SMALL)
 
 
@@ -168,7 +179,7 @@ def test_without_a_driver_there_is_a_reason(tmp_path: Path) -> None:
     seen = look(FakeNvml(tmp_path, tmp_path / "script"))
 
     reason = "no NVIDIA driver: libnvidia-ml.so.1 not found"
-    assert seen == Seen(available=False, driver_version=None, devices=(), reason=reason)
+    assert seen == Seen(available=False, driver_version=None, cuda_version=None, devices=(), reason=reason)
 
 
 def test_threads_may_read_and_close_at_once(fake_nvml: FakeNvml) -> None:
@@ -208,10 +219,12 @@ def test_a_real_card_is_read() -> None:
     for reading in nvml.devices():
         assert reading.fault is None
         assert reading.name
+        assert reading.compute_capability
         assert reading.uuid
         assert reading.pci_bus_id == normalise_pci_bus_id(reading.pci_bus_id or "")
         assert reading.memory_total_bytes
         assert reading.memory_free_bytes is not None
         assert reading.memory_free_bytes <= reading.memory_total_bytes
     assert nvml.driver_version
+    assert nvml.cuda_version
     nvml.close()

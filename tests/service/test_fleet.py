@@ -203,7 +203,7 @@ async def test_devices_do_not_wait_for_each_other(service: Service, monkeypatch:
     other = service.catalogue.find("small")
     settings = other.settings.model_copy(update={"device": "cuda:7"})
     monkeypatch.setattr(Placements, "_ggml_device", lambda *_: "CPU")
-    monkeypatch.setattr(Placements, "_free_bytes", lambda *_: None)
+    monkeypatch.setattr(Placements, "free_bytes", lambda *_: None)
     moved = Entry(other.role, other.name, settings, "elsewhere")
     await asyncio.wait_for(service.fleet.load(moved), 60)
     assert not second.done()

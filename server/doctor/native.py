@@ -1,0 +1,129 @@
+"""A program of its own: loads llama.cpp and prints what it says of its build, the devices and the plan.
+
+``python -m server.doctor.native PARTS...`` with the settings as JSON on its standard input. Each part is
+printed, one JSON object a line, as soon as it is known, so that it counts even if the next one kills.
+"""
+
+import ctypes
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as binding
+
+from server.catalogue import Catalogue, Entry
+from server.config import Settings
+from server.doctor.facts import Build, Planned, SeenDevice
+from server.domain.errors import ModelLoadFailed
+from server.engine.llamacpp.devices import Device
+from server.engine.llamacpp.library import Library
+from server.gpu.nvml import open_nvml
+from server.gpu.plan import refusal
+from server.service.cards import with_cuda_numbers
+from server.service.placement import NoRoom, Placement, Placements
+
+_CUDA_RUNTIME = re.compile(r"/\S*/libcudart\.so\S*")
+
+
+def main(parts: Iterable[str]) -> None:
+    """Print what is asked for: ``devices``, ``plan``, or just the build."""
+    settings = Settings.model_validate_json(sys.stdin.read())
+    library, nvml = Library(), open_nvml()
+    _tell(build=asdict(_build(library)))
+    if "devices" in parts:
+        _tell(devices=[_seen(device) for device in library.devices()])
+    if "plan" in parts:
+        settings, placements = with_cuda_numbers(settings, library, nvml), Placements(library, nvml)
+        _tell(plan=[asdict(planned) for planned in planned_models(Catalogue(settings), placements)])
+
+
+def _tell(**part: Any) -> None:
+    print(json.dumps(part), flush=True)  # noqa: T201
+
+
+def _build(library: Library) -> Build:
+    info = binding.llama_print_system_info().decode("utf-8", "replace").strip(" |")
+    return Build(info, library.offloads, _cuda_runtime())
+
+
+def _cuda_runtime(maps: Path = Path("/proc/self/maps")) -> str | None:
+    """The version of the CUDA runtime library in this process."""
+    found = (
+        _CUDA_RUNTIME.search(maps.read_text(encoding="utf-8", errors="replace")) if maps.exists() else None
+    )
+    if found is None:
+        return None
+    number = ctypes.c_int()
+    if ctypes.CDLL(found[0]).cudaRuntimeGetVersion(ctypes.byref(number)):
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _seen(device: Device) -> dict[str, Any]:
+    return asdict(
+        SeenDevice(
+            device.name,
+            device.description,
+            device.pci_bus_id,
+            device.memory_total_bytes,
+            device.memory_free_bytes,
+        )
+    )
+
+
+def planned_models(catalogue: Catalogue, placements: Placements) -> Iterator[Planned]:
+    """One after the other, as the service loads them: what the first takes is not there for the second."""
+    taken_bytes: Counter[str] = Counter()
+    for entry in catalogue.configured:
+        device = entry.settings.device
+        planned = _plan(entry, catalogue, placements, taken_bytes[device])
+        if planned.refusal is None:
+            taken_bytes[device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
+        yield planned
+
+
+def _plan(entry: Entry, catalogue: Catalogue, placements: Placements, taken_bytes: int) -> Planned:
+    role, model, device = entry.section, entry.name.display, entry.settings.device
+    try:
+        installed = catalogue.inspect(entry)
+    except ModelLoadFailed as error:
+        return Planned(role, model, device, refusal=str(error), unreadable=True)
+    free_bytes = placements.free_bytes(device)
+    left_bytes = None if free_bytes is None else max(free_bytes - taken_bytes, 0)
+    try:
+        placement = placements.place(installed)
+    except NoRoom as error:
+        total_bytes = None if free_bytes is None else free_bytes + error.missing_bytes
+        return Planned(
+            role, model, device, total_bytes=total_bytes, free_bytes=left_bytes, refusal=str(error)
+        )
+    except ModelLoadFailed as error:
+        return Planned(role, model, device, refusal=str(error))
+    return _placed(entry, placement, left_bytes)
+
+
+def _placed(entry: Entry, placement: Placement, left_bytes: int | None) -> Planned:
+    plan, device = placement.plan, entry.settings.device
+    reason = refusal(plan, left_bytes, device, entry.section)
+    return Planned(
+        entry.section,
+        entry.name.display,
+        device,
+        context_tokens=placement.context_tokens,
+        weights_bytes=plan.weights_bytes,
+        kv_bytes=plan.kv_bytes,
+        compute_bytes=plan.compute_bytes,
+        margin_bytes=plan.margin_bytes,
+        total_bytes=plan.total_bytes,
+        free_bytes=left_bytes,
+        refusal=reason and f"beside the other model it {reason}",
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

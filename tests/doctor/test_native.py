@@ -1,0 +1,76 @@
+"""The plan as the child makes it, without a card: ggml's and NVML's words are given."""
+
+from pathlib import Path
+
+from server.catalogue import Catalogue
+from server.config import load_settings
+from server.doctor.facts import Planned
+from server.doctor.native import planned_models
+from server.engine.llamacpp.devices import Device
+from server.gpu.nvml import GpuReading
+from server.service.placement import Placements
+from tests.running import embedded_config
+
+MIB = 2**20
+BUS = "0000:01:00.0"
+
+
+class GivenLibrary:
+    def devices(self) -> tuple[Device, ...]:
+        return (
+            Device("CUDA0", "RTX 2060 SUPER", True, BUS, 8192 * MIB, 8000 * MIB),
+            Device("CPU", "CPU", False, None, 0, 0),
+        )
+
+
+class GivenNvml:
+    reason = None
+
+    def __init__(self, free_mib: int) -> None:
+        self.free_mib = free_mib
+
+    def devices(self) -> tuple[GpuReading, ...]:
+        return (GpuReading(0, pci_bus_id=BUS, memory_free_bytes=self.free_mib * MIB),)
+
+
+def plan(model: Path, folder: Path, free_mib: int, **helper: str) -> tuple[Planned, ...]:
+    config = folder / "config.toml"
+    config.write_text(
+        embedded_config(model, generator={"device": "cuda:0"}, helper={"device": "cuda:0", **helper})
+    )
+    placements = Placements(GivenLibrary(), GivenNvml(free_mib))  # type: ignore[arg-type]
+    return tuple(planned_models(Catalogue(load_settings(config, {}, {})), placements))
+
+
+def test_the_second_model_on_a_card_has_what_the_first_leaves(embedded_model: Path, tmp_path: Path) -> None:
+    generator, helper = plan(embedded_model, tmp_path, 2000)
+    assert generator.total_bytes is not None
+    assert generator.margin_bytes is not None
+    assert (generator.device, generator.free_bytes) == ("cuda:0", 2000 * MIB)
+    assert helper.free_bytes == 2000 * MIB - (generator.total_bytes - generator.margin_bytes)
+    assert generator.refusal is helper.refusal is None
+
+
+def test_what_fits_alone_but_not_beside_the_other_is_refused(embedded_model: Path, tmp_path: Path) -> None:
+    generator, helper = plan(embedded_model, tmp_path, 600)
+    assert generator.refusal is None
+    assert helper.refusal is not None
+    assert helper.refusal.startswith("beside the other model it needs ")
+    assert helper.refusal.endswith("lower helper.context or helper.gpu_layers, or choose a smaller GGUF")
+
+
+def test_what_does_not_fit_at_all_has_the_numbers_of_the_placement(
+    embedded_model: Path, tmp_path: Path
+) -> None:
+    generator, helper = plan(embedded_model, tmp_path, 100)
+    assert generator.refusal is not None
+    assert generator.free_bytes == helper.free_bytes == 100 * MIB
+    assert generator.total_bytes is not None
+    assert f"needs {-(-generator.total_bytes // MIB)} MiB on cuda:0" in generator.refusal
+
+
+def test_a_device_that_is_not_there_and_a_file_that_is_not(embedded_model: Path, tmp_path: Path) -> None:
+    _, elsewhere = plan(embedded_model, tmp_path, 2000, device="cuda:1")
+    assert "sees only: CUDA0, CPU" in (elsewhere.refusal or "")
+    _, missing = plan(embedded_model, tmp_path, 2000, path=str(tmp_path / "missing.gguf"))
+    assert missing.unreadable
