@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from server.catalogue.hub import Source, fetch, find_file, verify
+from server.catalogue.download import download as bring
+from server.catalogue.hub import Source, find_file
 from server.catalogue.known import Known, known_models
 from server.domain.errors import ServiceError
 
@@ -46,8 +47,7 @@ def download(item: Known, folder: Path) -> None:
         return
     print(f"{item.role}: {item.file} from {item.repository} ({size_of(item)})", flush=True)
     file = find_file(Source(item.repository, item.file, item.quant, item.sha256))
-    fetch(file, target, teller(file.size_bytes))
-    verify(file, target, lambda done_bytes: None)
+    bring(file, target, teller(file.size_bytes), lambda done_bytes: None)
     print(f"{item.role}: {target} is there now")
 
 
