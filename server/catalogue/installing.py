@@ -49,11 +49,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A file of the hub that is here now; ``former`` is what had the name before."""
+    """A file of the hub that is here now; ``former`` is what had the name before.
+
+    ``is_new``: it was downloaded, and not there already.
+    """
 
     file: HubFile
     path: Path
     former: Entry | None
+    is_new: bool
 
     @property
     def outdates_weights(self) -> bool:
@@ -100,7 +104,7 @@ def bring(catalogue: Catalogue, order: Order, asked: Sequence[ModelName], tell: 
         return None
     if entry is not None and here is not None and _is_same(here, file, entry, tell):
         tell(_layer(file, file.size_bytes))
-        return Brought(file, here, entry)
+        return Brought(file, here, entry, is_new=False)
     _refuse_to_replace(entry, here)
     target = catalogue.path_for(order.name, file.sha256)
     download(
@@ -109,7 +113,7 @@ def bring(catalogue: Catalogue, order: Order, asked: Sequence[ModelName], tell: 
         lambda here_bytes: tell(_layer(file, here_bytes)),
         lambda done_bytes: tell(_verifying(file, done_bytes)),
     )
-    return Brought(file, target, entry)
+    return Brought(file, target, entry, is_new=True)
 
 
 def enter(catalogue: Catalogue, order: Order, asked: Sequence[ModelName], brought: Brought) -> None:

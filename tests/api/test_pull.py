@@ -1,6 +1,9 @@
 """Installing models from a hub, which here is a small server that may fail on demand."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,10 +11,12 @@ from typing import Any
 import ollama
 import pytest
 
+from server.catalogue import ModelName
 from tests.api.asking import error_of, eventually
 from tests.api.workshop import BIG, EMBED, PULLED, Workshop
 from tests.engine.tiny_models import write_bert, write_llama
 from tests.fake_hub import HubFileOnDemand
+from tests.running import PROJECT
 
 MIB = 2**20
 HF = "hf.co/org/repo"
@@ -173,6 +178,39 @@ def test_two_pulls_of_one_name_share_the_download(bench: Workshop, large: bytes)
             assert list(second)[-1] == {"status": "success"}
         assert first.result()[-1] == {"status": "success"}
     assert len(bench.hub.ranges) == 1
+
+
+def test_what_the_command_has_pulled_is_served_at_once(bench: Workshop, tmp_path: Path) -> None:
+    content = write_bert(tmp_path / "bert.gguf").read_bytes()
+    bench.hub.add("nomic-ai/nomic-embed-text-v1.5-GGUF", **{"nomic-embed-text-v1.5.Q8_0_gguf": content})
+    bench.tags()  # the records have been read, and are read again
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "pull",
+        "nomic-embed-text:v1.5",
+        "--dir",
+        str(bench.models_dir),
+    ]
+    environment = {**os.environ, "HF_ENDPOINT": bench.hub.url, "NO_PROXY": "127.0.0.1"}
+    subprocess.run(command, cwd=PROJECT, env=environment, check=True, timeout=120)
+    names = ("nomic-embed-text:v1.5", "nomic-embed-text:latest")
+    by_command = [record_of(bench, name) for name in names]
+    for name in names:
+        assert "num_gpu" in bench.client.post("/api/show", json={"model": name}).json()["parameters"]
+        assert bench.client.post("/api/embed", json={"model": name, "input": "a"}).status_code == 200
+    for name in names:
+        bench.delete(name)
+    assert pull(bench, "nomic-embed-text:v1.5")[-1] == {"status": "success"}
+    assert [record_of(bench, name) for name in names] == by_command
+
+
+def record_of(bench: Workshop, name: str) -> dict[str, Any]:
+    file = bench.models_dir / "catalogue" / f"{ModelName.parse(name).file_stem}.json"
+    record: dict[str, Any] = json.loads(file.read_text())
+    del record["modified_at"]
+    return record
 
 
 @pytest.mark.parametrize(
