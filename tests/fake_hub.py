@@ -68,12 +68,14 @@ class FakeHub:
     which its connection ends, or a lie. Downloads wait for ``go_on`` after ``hold_after_bytes``.
     ``refusals`` are of whole repositories: a status and the hub's code for it. ``page``, where there is
     one, answers every question for what a repository has. ``tokens`` are those that were sent along.
+    With ``has_store`` the files come from another address, as those of the real hub do.
     """
 
     repositories: dict[str, Mapping[str, HubFileOnDemand]] = field(default_factory=dict)
     faults: list[int | Lie] = field(default_factory=list)
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     page: bytes | None = None
+    has_store: bool = False
     tokens: list[str | None] = field(default_factory=list)
     hold_after_bytes: int | None = None
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -127,6 +129,11 @@ class _Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch("/api/models/([^/]+/[^/]+)", path):
             self._tell(found[1])
         elif found := re.fullmatch(f"/([^/]+/[^/]+)/resolve/{REVISION}/(.+)", path):
+            if self.hub.has_store:
+                self._begin(302, {"Location": f"/store/{found[1]}/{found[2]}", "Content-Length": 0})
+            else:
+                self._send(found[1], found[2])
+        elif found := re.fullmatch("/store/([^/]+/[^/]+)/(.+)", path):
             self._send(found[1], found[2])
         else:
             self._refuse(404, "EntryNotFound")

@@ -99,6 +99,14 @@ def test_the_next_request_asks_for_what_is_missing(bench: Bench) -> None:
     assert bench.hub.ranges == [None, f"bytes={2 * MIB}-", f"bytes={3 * MIB}-"]
 
 
+def test_files_that_lie_elsewhere(bench: Bench) -> None:
+    bench.hub.has_store = True
+    bench.hub.faults = [2 * MIB]
+    bench.get()
+    assert bench.is_there()
+    assert bench.hub.ranges == [None, f"bytes={2 * MIB}-"]
+
+
 def test_attempts_that_bring_something_never_run_out(bench: Bench) -> None:
     bench.hub.faults = [1 * MIB, 503, 1 * MIB, 503, 1 * MIB, 503, 1 * MIB, 503]
     bench.get()
