@@ -89,6 +89,47 @@ def doctor(
 
 
 @app.command()
+def pull(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            show_default=False,
+            help="Names of models/catalogue.toml, or hf.co/ORG/REPO[:QUANT]; none: the two of the settings.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file with the settings, which say where the models lie."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", metavar="FOLDER", help="Folder, in place of models_dir.")
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Say what there is to pull and what of it is here, and stop.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check size and sha256 of the files that are here, and stop.")
+    ] = False,
+) -> None:
+    """Download models, whether a service runs or not; it serves them at once.
+
+    What broke off goes on where it stopped. HF_ENDPOINT names a mirror, HF_TOKEN an account.
+
+    Exit codes: 0 all is there, 1 something is not, 2 wrong configuration, 130 stopped by Ctrl-C.
+    """
+    if show_list and verify:
+        _end("--list and --verify: one of them at a time", BAD_CONFIGURATION)
+    settings = _settings(config, _folder_flag(folder))
+    # Imported late, as in serve.
+    from server.pull import pull_command  # noqa: PLC0415
+
+    command = pull_command(settings)
+    act = command.show if show_list else command.verify if verify else command.pull
+    raise typer.Exit(act(names or []))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"llm-optimizer {__version__}")
@@ -113,6 +154,10 @@ def _model_flags(generator: Path | None, helper: Path | None) -> dict[str, Any]:
         for role, path in given.items()
         if path is not None
     }
+
+
+def _folder_flag(folder: Path | None) -> dict[str, Any]:
+    return {} if folder is None else {"models_dir": FlagValue(str(folder.absolute()), "--dir")}
 
 
 def _listen_flag(settings: Settings, host: str | None, port: int | None) -> dict[str, Any]:

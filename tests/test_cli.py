@@ -31,10 +31,11 @@ def test_version_is_the_packages() -> None:
     assert (done.returncode, done.stdout) == (0, f"llm-optimizer {server.__version__}\n")
 
 
-def test_the_readme_shows_the_real_help() -> None:
-    readme = (PROJECT / "README.md").read_text()
-    shown = readme.partition("<!-- serve --help -->\n```\n")[2].partition("\n```\n")[0]
-    real = run("serve", "--help").stdout.replace("python -m server", "llm-optimizer").strip()
+@pytest.mark.parametrize(("command", "page"), [("serve", "README.md"), ("pull", "docs/models.md")])
+def test_the_pages_show_the_real_help(command: str, page: str) -> None:
+    text = (PROJECT / page).read_text()
+    shown = text.partition(f"<!-- {command} --help -->\n```\n")[2].partition("\n```\n")[0]
+    real = run(command, "--help").stdout.replace("python -m server", "llm-optimizer").strip()
     assert shown == real
 
 

@@ -1,6 +1,7 @@
 """The program that brings the two real models, against a hub of the test's own."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,8 +60,8 @@ def test_only_one_of_them(hub: FakeHub, tmp_path: Path) -> None:
 def test_the_list_downloads_nothing(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / (HELPER.saved_as or "")).write_bytes(b"there")
     told = run(hub, "--list", "--dir", str(tmp_path)).stdout
-    assert "generator  missing  about 4.7 GB" in told
-    assert "helper     present  about 1.1 GB" in told
+    assert re.search(r"qwen2\.5-coder:7b +missing +4\.7 GB", told)
+    assert re.search(r"qwen3:1\.7b +present ", told)
     assert hub.ranges == []
 
 
@@ -68,5 +69,24 @@ def test_a_download_that_fails_says_why(hub: FakeHub, tmp_path: Path) -> None:
     hub.repositories.clear()
     failed = run(hub, "--dir", str(tmp_path / "models"))
     assert failed.returncode == 1
-    assert "was not downloaded: the hub does not have Qwen/Qwen2.5-Coder-7B-Instruct-GGUF" in failed.stderr
+    assert "was not pulled: the hub does not have Qwen/Qwen2.5-Coder-7B-Instruct-GGUF" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_the_files_are_verified_by_the_hubs_word(hub: FakeHub, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    run(hub, "--dir", str(folder))
+    assert run(hub, "--verify", "--dir", str(folder)).returncode == 0
+    path = folder / (HELPER.saved_as or "")
+    path.write_bytes(path.read_bytes() + b"more")
+    damaged = run(hub, "--verify", "--dir", str(folder))
+    assert damaged.returncode == 1
+    assert damaged.stderr.startswith("damaged  qwen3:1.7b: ")
+    assert damaged.stderr.endswith("; delete it, and pull qwen3:1.7b again\n")
+
+
+def test_the_settings_of_a_service_are_not_meant(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_OPTIMIZER_HELPER__NAME", "another")
+    assert run(hub, "helper", "--dir", str(tmp_path / "models")).returncode == 0

@@ -1,20 +1,14 @@
-"""The model hub: which file is meant, and bringing it here, over several attempts if need be."""
+"""The model hub: which file is meant, and what the hub says of it."""
 
-import contextlib
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from server.catalogue.files import sha256_of
+from server.catalogue.faults import PullFailed, endpoint, in_words, missing, no_hub
 from server.catalogue.known import Known
 from server.catalogue.names import DEFAULT_TAG, QUANTISATION, ModelName
-from server.domain.errors import InvalidRequest, ServiceError
-from server.engine.gguf.reader import GgufError, read_header
+from server.domain.errors import InvalidRequest
 
 # The hub's library reads this when it is imported. What machine asks is nobody's business, and finding out
 # what to say of it would cost a request of its own.
@@ -26,20 +20,6 @@ HUB_TIMEOUT_S = 20.0
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}$")
 _PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16")
 """Without a wish, the first of these that there is."""
-
-_CLIENT_LIBRARIES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
-
-
-class PullFailed(ServiceError):
-    """A model could not be brought here; the text says why, and what to do."""
-
-
-class HubUnreachable(PullFailed):
-    """The hub did not answer at all."""
-
-
-class Abandoned(Exception):
-    """Nobody wants the file any more. What is here of it stays for the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +89,19 @@ def find_file(source: Source) -> HubFile:
     # Imported late: it takes half a second, which only a download is worth.
     from huggingface_hub import HfApi  # noqa: PLC0415
 
-    with _in_words(source.repository):
-        info = HfApi(endpoint=_endpoint()).model_info(
-            source.repository, files_metadata=True, timeout=HUB_TIMEOUT_S
-        )
+    try:
+        with in_words(source.repository):
+            info = HfApi(endpoint=endpoint()).model_info(
+                source.repository, files_metadata=True, timeout=HUB_TIMEOUT_S
+            )
+    except (ValueError, TypeError, KeyError) as error:
+        # That is how the library takes an answer that is no JSON, or not the hub's.
+        raise no_hub(error) from error
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     path = source.file or choose(tuple(siblings), source.quant)
     found = siblings.get(path)
     if found is None:
-        raise PullFailed(f"{source.repository} has no file {path} (any more)")
+        raise missing(source.repository, path)
     if found.lfs is None or info.sha is None:
         raise PullFailed(f"{source.repository}: the hub does not tell the sha256 of {path}")
     file = HubFile(source.repository, path, info.sha, found.lfs.size, found.lfs.sha256)
@@ -126,143 +110,6 @@ def find_file(source: Source) -> HubFile:
             f"{file} has the sha256 {file.sha256}, but models/catalogue.toml wants {source.sha256}"
         )
     return file
-
-
-def fetch(file: HubFile, target: Path, tell: Callable[[int], None]) -> None:
-    """Download ``file`` to ``target``, or the rest of it if an earlier attempt broke off. Blocks.
-
-    The target appears when the file is whole, and has been checked: until then there is a ``.part`` beside.
-    ``tell`` is called with the bytes that are there, now and then; it may raise Abandoned.
-
-    Raises:
-        PullFailed: no room, no connection, another content than promised.
-        Abandoned: as ``tell`` said.
-    """
-    partial = target.with_name(f"{target.name}.{file.sha256[:12]}.part")
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        _download(file, partial, tell)
-    except OSError as error:
-        where = target.parent if error.errno else file
-        raise PullFailed(f"{where} could not be downloaded: {error.strerror or error}") from error
-    except ValueError as error:
-        raise PullFailed(f"{file} could not be downloaded: {error}") from error
-
-
-def verify(file: HubFile, target: Path, tell: Callable[[int], None]) -> None:
-    """Check what :func:`fetch` brought, and give it its name. Blocks; parameters and errors as there."""
-    partial = target.with_name(f"{target.name}.{file.sha256[:12]}.part")
-    fault = _fault_in(partial, file, tell)
-    if fault is not None:
-        partial.unlink()
-        raise PullFailed(f"{file} {fault}")
-    partial.replace(target)
-
-
-def _fault_in(partial: Path, file: HubFile, tell: Callable[[int], None]) -> str | None:
-    digest = sha256_of(partial, tell)
-    if digest != file.sha256:
-        return f"arrived damaged: its sha256 is {digest}, not {file.sha256}; pull it again"
-    try:
-        read_header(partial)
-    except GgufError as error:
-        return error.reason
-    return None
-
-
-def _download(file: HubFile, partial: Path, tell: Callable[[int], None]) -> None:
-    from huggingface_hub import hf_hub_url  # noqa: PLC0415
-    from huggingface_hub.file_download import http_get  # noqa: PLC0415
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
-
-    here_bytes = partial.stat().st_size if partial.exists() else 0
-    if here_bytes > file.size_bytes:
-        partial.unlink()
-        here_bytes = 0
-    _check_room(partial.parent, file.size_bytes - here_bytes)
-    url = hf_hub_url(file.repository, file.path, revision=file.revision, endpoint=_endpoint())
-    with partial.open("ab") as out, _in_words(file.repository):
-        tell(here_bytes)
-        http_get(
-            url,
-            out,
-            resume_size=here_bytes,
-            headers=build_hf_headers(),
-            expected_size=file.size_bytes,
-            tqdm_class=_bar(tell),
-        )
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _bar(tell: Callable[[int], None]) -> Any:
-    """What the hub's library takes for a progress bar: it says how far the download is."""
-
-    class Bar:
-        def __init__(self, *, initial: int = 0, **_: Any) -> None:
-            self._here_bytes = initial
-
-        def update(self, more_bytes: int) -> None:
-            self._here_bytes += more_bytes
-            tell(self._here_bytes)
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-        ) -> None:
-            pass
-
-    return Bar
-
-
-def _check_room(folder: Path, needed_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if needed_bytes > free_bytes:
-        raise PullFailed(
-            f"{folder} has {free_bytes / 1e9:.1f} GB free, and {needed_bytes / 1e9:.1f} GB are to come; "
-            "delete a model, or let models_dir name a folder with more room"
-        )
-
-
-@contextlib.contextmanager
-def _in_words(repository: str) -> Iterator[None]:
-    """Errors of the hub's library as ours."""
-    try:
-        yield
-    except (Abandoned, ServiceError):
-        raise
-    except Exception as error:
-        # Its HTTP library has exceptions of its own, and has been another one before.
-        if type(error).__module__.partition(".")[0] not in _CLIENT_LIBRARIES:
-            raise
-        raise fault_of(error, repository) from error
-
-
-def fault_of(error: Exception, repository: str) -> PullFailed:
-    """What went wrong with the hub, and what to do about it."""
-    from huggingface_hub import errors  # noqa: PLC0415
-
-    match error:
-        case errors.GatedRepoError():
-            return PullFailed(f"{repository} wants its terms accepted: do so on the hub, and set HF_TOKEN")
-        case errors.RepositoryNotFoundError() | errors.EntryNotFoundError() | errors.RevisionNotFoundError():
-            return PullFailed(f"the hub does not have {repository}, or not for this HF_TOKEN")
-        case errors.HfHubHTTPError():
-            return PullFailed(f"the hub answered with an error: {error}")
-        case errors.HFValidationError():
-            return PullFailed(f"{repository} is no repository of the hub: {error}")
-        case _:
-            return HubUnreachable(
-                f"the hub cannot be reached ({error or type(error).__name__}): "
-                "check the network, HTTPS_PROXY and HF_HUB_OFFLINE, or name a mirror with HF_ENDPOINT"
-            )
-
-
-def _endpoint() -> str | None:
-    """The hub or its mirror, as it is set now: the library looks only once."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 
 def _is_model(path: str) -> bool:

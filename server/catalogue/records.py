@@ -5,7 +5,9 @@ import logging
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +19,8 @@ from server.domain.errors import InvalidRequest, ServiceError
 logger = logging.getLogger("llm-optimizer")
 
 FOLDER = "catalogue"
+_CLOCK_TICK_NS = 20_000_000
+"""Longer than any tick of a file system's clock that counts finer than seconds."""
 
 
 class CannotWrite(ServiceError):
@@ -151,19 +155,20 @@ def is_plain_gguf(file_name: str) -> bool:
 
 
 class Records:
-    """The records of a folder. Read once; whoever changes one does it here."""
+    """The records of a folder. Another program may write there as well: what it has added counts at once."""
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir = models_dir
         self._folder = models_dir / FOLDER
-        self._records: Mapping[str, Record] = {_key(record): record for record in _read_all(self._folder)}
+        self._snapshot: _Snapshot | None = None
+        self._told: set[str] = set()
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(tuple(self._records.values()))
+        return iter(tuple(self._current().values()))
 
     def find(self, name: ModelName) -> Record | None:
         """The record of that name."""
-        return self._records.get(name.full.casefold())
+        return self._current().get(name.full.casefold())
 
     def save(self, record: Record) -> None:
         """Keep the record, in place of one of the same name; a crash leaves the old one or the new one.
@@ -176,7 +181,7 @@ class Records:
             _write_whole(self._path(record), record.model_dump_json(indent=2, exclude_none=True) + "\n")
         except OSError as error:
             raise CannotWrite(self._models_dir, error) from error
-        self._records = {**self._records, _key(record): record}
+        self._snapshot = None
 
     def remove(self, record: Record) -> None:
         """Forget the record.
@@ -188,22 +193,61 @@ class Records:
             self._path(record).unlink(missing_ok=True)
         except OSError as error:
             raise CannotWrite(self._models_dir, error) from error
-        self._records = {key: kept for key, kept in self._records.items() if key != _key(record)}
+        self._snapshot = None
+
+    def _current(self) -> Mapping[str, Record]:
+        changed_ns = _changed_ns(self._folder)
+        snapshot = self._snapshot
+        if snapshot is None or not snapshot.is_of(changed_ns):
+            # The time first: what is written between the two is read, and read again.
+            read_ns = time.time_ns()
+            records = {_key(record): record for record in self._read_all()}
+            self._snapshot = snapshot = _Snapshot(changed_ns, read_ns, records)
+        return snapshot.records
+
+    def _read_all(self) -> Iterator[Record]:
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                yield Record.model_validate_json(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except (OSError, ValidationError) as error:
+                self._tell_once(f"{path} is left out: {' '.join(str(error).split())}")
+
+    def _tell_once(self, words: str) -> None:
+        if words not in self._told:
+            self._told.add(words)
+            logger.warning("%s", words)
 
     def _path(self, record: Record) -> Path:
         return self._folder / f"{record.model_name.file_stem}.json"
 
 
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What stood in the folder when it was read at ``read_ns``, having changed last at ``changed_ns``."""
+
+    changed_ns: int | None
+    read_ns: int
+    records: Mapping[str, Record]
+
+    def is_of(self, changed_ns: int | None) -> bool:
+        """Whether nothing can have changed since. Two changes in one tick of the file system's clock leave
+        the same time, so that a folder which had just changed when it was read is read once more."""
+        settled = changed_ns is None or changed_ns + _CLOCK_TICK_NS < self.read_ns
+        return changed_ns == self.changed_ns and settled
+
+
+def _changed_ns(folder: Path) -> int | None:
+    """When something came into the folder or left it; None where there is no folder."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _key(record: Record) -> str:
     return record.model_name.full.casefold()
-
-
-def _read_all(folder: Path) -> Iterator[Record]:
-    for path in sorted(folder.glob("*.json")):
-        try:
-            yield Record.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            logger.warning("%s is left out: %s", path, " ".join(str(error).split()))
 
 
 def _write_whole(path: Path, text: str) -> None:

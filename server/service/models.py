@@ -7,10 +7,11 @@ from pathlib import Path
 
 from server.catalogue import Catalogue, Entry, ModelName, Recipe
 from server.catalogue.blobs import Blobs, Upload, sha256_in
+from server.catalogue.installing import Progress
 from server.domain.errors import InvalidRequest, ModelNotFound
 from server.engine.gguf.reader import GgufError
 from server.service.fleet import Fleet
-from server.service.pulls import SUCCESS, Progress, Pulls
+from server.service.pulls import SUCCESS, Pulls
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,42 +4,18 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
-from server.catalogue import Catalogue, Entry, ModelName
-from server.catalogue.files import sha256_of
-from server.catalogue.hub import (
-    HOSTS,
-    Abandoned,
-    HubFile,
-    HubUnreachable,
-    Source,
-    fetch,
-    find_file,
-    source_of,
-    verify,
-)
-from server.catalogue.known import find_known
-from server.domain.errors import InvalidRequest, ModelNotFound, RequestCancelled, ServiceError
+from server.catalogue import Catalogue
+from server.catalogue.download import Abandoned
+from server.catalogue.installing import VERIFYING, Order, Progress, bring, enter, order_of
+from server.domain.errors import RequestCancelled, ServiceError
 from server.service.fleet import Fleet
 
 logger = logging.getLogger("llm-optimizer")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A line about work under way: ``digest`` is of the file that ``completed_bytes`` of ``total_bytes``
-    are here of."""
-
-    status: str
-    digest: str = ""
-    total_bytes: int = 0
-    completed_bytes: int = 0
 
 
 SUCCESS = Progress("success")
@@ -71,28 +47,17 @@ class Follower:
         self._job.followers.discard(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What is to be installed: under ``name``, and if the request used another one, under ``asked`` too.
-
-    ``source`` None: nobody knows where it comes from, but it is here.
-    """
-
-    name: ModelName
-    asked: ModelName
-    source: Source | None
-
-
 class _Job:
     """One download, and who waits for it."""
 
-    def __init__(self, order: _Order) -> None:
+    def __init__(self, order: Order) -> None:
         self.order = order
         self.asked = [order.asked]
         self.followers: set[Follower] = set()
         self.stopped = False
         self._loop = asyncio.get_running_loop()
         self._latest: Progress | None = None
+        self._told_by_thread: Progress | None = None
 
     def follow(self) -> Follower:
         """One more who waits; the latest step is told at once."""
@@ -112,7 +77,11 @@ class _Job:
         """The same from the download's thread. Raises Abandoned when nobody waits any more."""
         if self.stopped or not self.followers:
             raise Abandoned
-        self._loop.call_soon_threadsafe(self.tell, progress)
+        # Ollama's clients get one line for the check, without figures.
+        news = Progress(VERIFYING) if progress.status == VERIFYING else progress
+        if news != self._told_by_thread:
+            self._told_by_thread = news
+            self._loop.call_soon_threadsafe(self.tell, news)
 
 
 class Pulls:
@@ -132,7 +101,7 @@ class Pulls:
             InvalidRequest: it is no name.
             ModelNotFound: nobody knows where such a model comes from, and it is not here.
         """
-        order = self._order(ModelName.parse(text), text)
+        order = order_of(self._catalogue, text)
         key = order.name.full.casefold()
         job = self._jobs.get(key)
         if job is not None:
@@ -150,19 +119,6 @@ class Pulls:
         for job in self._jobs.values():
             job.stopped = True
             job.tell(RequestCancelled("the service is stopping"))
-
-    def _order(self, asked: ModelName, text: str) -> _Order:
-        known = find_known(self._catalogue.known, asked)
-        name = asked if known is None else known.model_name
-        source = None if asked.is_remote else source_of(asked, known)
-        if source is None and (asked.is_remote or self._catalogue.look_up(asked) is None):
-            names = ", ".join(model.name for model in self._catalogue.known)
-            raise ModelNotFound(
-                text,
-                f"model '{text}' not found: there is nowhere to pull it from. Known names: {names}; "
-                f"others come from the hub as {HOSTS[0]}/ORG/REPO or {HOSTS[0]}/ORG/REPO:QUANT",
-            )
-        return _Order(name, asked, source)
 
     async def _run(self, key: str, job: _Job) -> None:
         try:
@@ -193,92 +149,16 @@ class Pulls:
                 return
 
     async def _install(self, job: _Job) -> None:
-        job.tell(Progress("pulling manifest"))
-        entry = self._catalogue.look_up(job.order.name)
-        here = entry.settings.path if entry is not None and entry.settings.path.is_file() else None
-        file = await self._find(job, installed=here is not None and self._has_all(job.asked))
-        if file is None:
+        brought = await _on_own_thread(
+            lambda: bring(self._catalogue, job.order, job.asked, job.tell_from_thread)
+        )
+        if brought is None:
             return
-        if entry is not None and here is not None and await _is_same(job, here, file, entry):
-            job.tell(_layer(file, file.size_bytes))
-            target = here
-        else:
-            self._refuse_to_replace(entry, here)
-            target = self._catalogue.path_for(job.order.name, file.sha256)
-            await self._bring(job, file, target)
         job.tell(Progress("writing manifest"))
         async with self._changing:
-            await self._record(job, entry, file, target)
-
-    async def _find(self, job: _Job, *, installed: bool) -> HubFile | None:
-        """The hub's file; None where what is installed has to do."""
-        source = job.order.source
-        if source is None:
-            return None
-        try:
-            return await _on_own_thread(lambda: find_file(source))
-        except HubUnreachable as error:
-            if not installed:
-                raise
-            logger.warning("pull of %s: %s", job.order.name.display, error)
-            job.tell(Progress("the hub cannot be reached; keeping what is installed"))
-            return None
-
-    def _has_all(self, names: Sequence[ModelName]) -> bool:
-        return all(self._catalogue.look_up(name) is not None for name in names)
-
-    def _refuse_to_replace(self, entry: Entry | None, here: Path | None) -> None:
-        if entry is not None and entry.is_configured and here is not None:
-            raise InvalidRequest(
-                f"{entry.section}.path = {here} is another file than the hub's; "
-                f"delete it first, or let {entry.section}.path name a file that is not there yet"
-            )
-
-    async def _bring(self, job: _Job, file: HubFile, target: Path) -> None:
-        def tell(here_bytes: int) -> None:
-            job.tell_from_thread(_layer(file, here_bytes))
-
-        await _on_own_thread(lambda: fetch(file, target, tell))
-        job.tell(Progress("verifying sha256 digest"))
-        await _on_own_thread(lambda: verify(file, target, lambda done_bytes: _check_wanted(job)))
-
-    async def _record(self, job: _Job, entry: Entry | None, file: HubFile, target: Path) -> None:
-        name = job.order.name
-        if entry is None or not entry.is_configured:
-            recipe = self._catalogue.recipe_of(name)
-            record = await asyncio.to_thread(
-                self._catalogue.record_of_file, name, target, str(file), recipe=recipe, sha256=file.sha256
-            )
-            changed = entry is not None and entry.record is not None and entry.record.sha256 != file.sha256
-            if entry is not None and entry.role is None and changed:
-                await self._fleet.forget(entry)
-            self._catalogue.add(record)
-        installed = self._catalogue.find(name.display)
-        for asked in job.asked:
-            if not asked.is_same_as(name):
-                record = self._catalogue.record_over(installed, asked, installed.recipe, str(file))
-                self._catalogue.add(record)
-
-
-def _layer(file: HubFile, here_bytes: int) -> Progress:
-    digest = f"sha256:{file.sha256}"
-    return Progress(f"pulling {file.sha256[:12]}", digest, file.size_bytes, here_bytes)
-
-
-async def _is_same(job: _Job, here: Path, file: HubFile, entry: Entry) -> bool:
-    """Whether the installed file is the hub's; reads all of it where no record has its digest."""
-    if (await asyncio.to_thread(here.stat)).st_size != file.size_bytes:
-        return False
-    if entry.record is not None and entry.record.sha256 is not None:
-        return entry.record.sha256 == file.sha256
-    job.tell(Progress("verifying sha256 digest"))
-    digest = await _on_own_thread(lambda: sha256_of(here, lambda done_bytes: _check_wanted(job)))
-    return digest == file.sha256
-
-
-def _check_wanted(job: _Job) -> None:
-    if job.stopped or not job.followers:
-        raise Abandoned
+            if brought.former is not None and brought.outdates_weights:
+                await self._fleet.forget(brought.former)
+            await asyncio.to_thread(enter, self._catalogue, job.order, job.asked, brought)
 
 
 async def _on_own_thread(work: Callable[[], T]) -> T:

@@ -1,31 +1,22 @@
-"""Which file of the hub is meant, and bringing it here."""
+"""Which file of the hub is meant, and what the hub says of it."""
 
 import hashlib
-import shutil
+import socket
+import ssl
 from collections.abc import Iterator
-from pathlib import Path
 
+import httpx
 import pytest
+from huggingface_hub import errors
 
 from server.catalogue import ModelName
-from server.catalogue.hub import (
-    Abandoned,
-    HubFile,
-    HubUnreachable,
-    PullFailed,
-    Source,
-    choose,
-    fetch,
-    find_file,
-    source_of,
-    verify,
-)
+from server.catalogue import hub as hub_module
+from server.catalogue.faults import HubUnreachable, Passing, PullFailed, fault_of, in_words
+from server.catalogue.hub import HubFile, Source, choose, find_file, source_of
 from server.catalogue.known import find_known, known_models
 from server.domain.errors import InvalidRequest
-from tests.engine.tiny_models import write_llama
-from tests.fake_hub import REVISION, FakeHub, HubFileOnDemand
+from tests.fake_hub import PAGE, REVISION, FakeHub
 
-MIB = 2**20
 FILES = (
     "README.md",
     "m-Q8_0.gguf",
@@ -108,131 +99,103 @@ def test_where_names_come_from() -> None:
     assert source("example.org/a/b") is None
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A GGUF of 25 MiB: the hub's library hands on 10 MiB at a time."""
-    model = write_llama(tmp_path_factory.mktemp("hub") / "tiny.gguf").read_bytes()
-    return model + bytes(25 * MIB - len(model))
-
-
 @pytest.fixture
-def hub(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeHub() as running:
-        running.add("org/repo", tiny_Q4_K_M_gguf=content)
+        running.add("org/repo", tiny_Q4_K_M_gguf=b"content")
         monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield running
 
 
-@pytest.fixture
-def file(hub: FakeHub) -> HubFile:
-    return find_file(Source("org/repo"))
-
-
-def part_of(target: Path) -> Path:
-    [part] = target.parent.glob("*.part")
-    return part
-
-
-def test_the_hub_tells_what_the_file_is(hub: FakeHub, file: HubFile, content: bytes) -> None:
-    sha256 = hashlib.sha256(content).hexdigest()
-    assert file == HubFile("org/repo", "tiny_Q4_K_M.gguf", REVISION, len(content), sha256)
+def test_the_hub_tells_what_the_file_is(hub: FakeHub) -> None:
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    file = HubFile("org/repo", "tiny_Q4_K_M.gguf", REVISION, len(b"content"), sha256)
+    assert find_file(Source("org/repo")) == file
     assert find_file(Source("org/repo", file="tiny_Q4_K_M.gguf", sha256=sha256)) == file
     with pytest.raises(PullFailed, match=r"models/catalogue\.toml wants a{64}"):
         find_file(Source("org/repo", sha256="a" * 64))
-    with pytest.raises(PullFailed, match=r"org/repo has no file other\.gguf"):
-        find_file(Source("org/repo", file="other.gguf"))
-    with pytest.raises(PullFailed, match="the hub does not have org/other, or not for this HF_TOKEN"):
-        find_file(Source("org/other"))
-    with pytest.raises(PullFailed, match="is no repository of the hub"):
-        find_file(Source("org/re--po"))
 
 
-def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(HubUnreachable, match=r"the hub cannot be reached .* HF_ENDPOINT"):
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (Source("org/repo", file="other.gguf"), r"org/repo has no file other\.gguf .*/org/repo/tree/main"),
+        (
+            Source("org/other"),
+            "does not have org/other, or does not show it to you: check the name; .*HF_TOKEN",
+        ),
+        (Source("org/re--po"), "org/re--po is no repository of the hub"),
+    ],
+)
+def test_what_the_hub_does_not_have(hub: FakeHub, source: Source, words: str) -> None:
+    with pytest.raises(PullFailed, match=words) as refusal:
+        find_file(source)
+    assert not isinstance(refusal.value, Passing)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "GatedRepo", r"is gated: accept its terms at http://\S+/org/repo, and set HF_TOKEN"),
+        (401, "GatedRepo", "is gated: accept its terms"),
+        (401, "", r"wants an account for org/repo \(401\), .*: check the name, and set HF_TOKEN"),
+        (403, "", r"refuses org/repo \(403\): accept its terms .*HF_TOKEN to a token that may read it"),
+    ],
+)
+def test_what_the_hub_does_not_show(hub: FakeHub, status: int, code: str, words: str) -> None:
+    hub.refusals["org/repo"] = (status, code)
+    with pytest.raises(PullFailed, match=words):
         find_file(Source("org/repo"))
 
 
-def test_a_download(hub: FakeHub, file: HubFile, content: bytes, tmp_path: Path) -> None:
-    told: list[int] = []
-    target = tmp_path / "new" / "tiny.gguf"
-    fetch(file, target, told.append)
-    assert not target.exists()
-    verify(file, target, told.append)
-    assert target.read_bytes() == content
-    assert [path.name for path in target.parent.iterdir()] == ["tiny.gguf"]
-    assert told[:4] == [0, 10 * MIB, 20 * MIB, 25 * MIB]
-    assert told[-1] == len(content)
+def test_the_token_goes_along(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    find_file(Source("org/repo"))
+    assert hub.tokens == ["Bearer hf_secret"]
 
 
-def test_a_broken_connection_is_taken_up_again(
-    hub: FakeHub, file: HubFile, content: bytes, tmp_path: Path
-) -> None:
-    hub.faults = [12 * MIB]
-    fetch(file, tmp_path / "tiny.gguf", lambda here_bytes: None)
-    verify(file, tmp_path / "tiny.gguf", lambda here_bytes: None)
-    assert (tmp_path / "tiny.gguf").read_bytes() == content
-    assert hub.ranges == [None, f"bytes={10 * MIB}-"]
+@pytest.mark.parametrize("page", [PAGE, b"[]", b"{}"])
+def test_an_answer_that_is_not_the_hubs(hub: FakeHub, page: bytes) -> None:
+    hub.page = page
+    with pytest.raises(PullFailed, match=r"http://127\.0\.0\.1:\d+ answered with something that no hub says"):
+        find_file(Source("org/repo"))
 
 
-def test_a_download_that_failed_goes_on_later(
-    hub: FakeHub, file: HubFile, content: bytes, tmp_path: Path
-) -> None:
-    target = tmp_path / "tiny.gguf"
-
-    def leave(here_bytes: int) -> None:
-        if here_bytes >= 10 * MIB:
-            raise Abandoned
-
-    with pytest.raises(Abandoned):
-        fetch(file, target, leave)
-    hub.faults = [500]
-    with pytest.raises(PullFailed, match=r"the hub answered with an error: .*500"):
-        fetch(file, target, lambda here_bytes: None)
-    kept_bytes = part_of(target).stat().st_size
-    fetch(file, target, lambda here_bytes: None)
-    verify(file, target, lambda here_bytes: None)
-    assert target.read_bytes() == content
-    assert hub.ranges[-1] == (f"bytes={kept_bytes}-" if kept_bytes else None)
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("http://127.0.0.1:9", r"127\.0\.0\.1:9 refuses the connection; check the network.* HF_ENDPOINT"),
+        ("http://no-such-host.invalid", r"the name no-such-host\.invalid is not known here \(no network"),
+        ("ftp://127.0.0.1", "the connection to 127.0.0.1 broke .*HF_ENDPOINT"),
+    ],
+)
+def test_a_hub_that_is_not_there(endpoint: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(HubUnreachable, match=f"the hub cannot be reached: {words}"):
+        find_file(Source("org/repo"))
 
 
-def test_another_content_than_promised_is_thrown_away(hub: FakeHub, content: bytes, tmp_path: Path) -> None:
-    hub.add("org/repo", tiny_gguf=HubFileOnDemand(content, sha256="a" * 64))
-    file = find_file(Source("org/repo"))
-    fetch(file, tmp_path / "tiny.gguf", lambda here_bytes: None)
-    with pytest.raises(PullFailed, match=f"arrived damaged: its sha256 is .*, not {'a' * 64}"):
-        verify(file, tmp_path / "tiny.gguf", lambda here_bytes: None)
-    assert list(tmp_path.iterdir()) == []
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "HUB_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(HubUnreachable, match=r"127\.0\.0\.1:\d+ did not answer in time"):
+            find_file(Source("org/repo"))
 
 
-def test_what_is_no_model_is_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
-    hub.add("org/repo", page_gguf=b"<html>" * 100)
-    file = find_file(Source("org/repo"))
-    fetch(file, tmp_path / "page.gguf", lambda here_bytes: None)
-    with pytest.raises(PullFailed, match=r"org/repo/page\.gguf@\w+ is not a GGUF file"):
-        verify(file, tmp_path / "page.gguf", lambda here_bytes: None)
-    assert list(tmp_path.iterdir()) == []
+def test_a_hub_with_a_certificate_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    untrusted = httpx.ConnectError("x")
+    untrusted.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.org")
+    text = str(fault_of(untrusted, "org/repo"))
+    assert "the certificate of hub.example.org is not trusted" in text
+    assert "SSL_CERT_FILE" in text
 
 
-def test_a_shorter_file_than_promised(hub: FakeHub, content: bytes, tmp_path: Path) -> None:
-    hub.add("org/repo", tiny_gguf=HubFileOnDemand(content, size_bytes=len(content) + 5))
-    with pytest.raises(PullFailed, match="Consistency check failed"):
-        fetch(find_file(Source("org/repo")), tmp_path / "tiny.gguf", lambda here_bytes: None)
-
-
-def test_room_is_checked_first(
-    hub: FakeHub, file: HubFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(PullFailed, match=r"has 0\.0 GB free, and 0\.0 GB are to come; .*models_dir"):
-        fetch(file, tmp_path / "tiny.gguf", lambda here_bytes: None)
-    assert hub.ranges == []
-
-
-def test_a_folder_that_cannot_be_written(hub: FakeHub, file: HubFile, tmp_path: Path) -> None:
-    (tmp_path / "models").write_text("a file")
-    with pytest.raises(PullFailed, match="models could not be downloaded: "):
-        fetch(file, tmp_path / "models" / "tiny.gguf", lambda here_bytes: None)
+def test_a_hub_that_is_not_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HubUnreachable, match="HF_HUB_OFFLINE is set"), in_words("org/repo"):
+        raise errors.OfflineModeIsEnabled("offline")

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,33 @@ def test_a_restart_finds_everything_again(catalogue: Catalogue, folder: Path) ->
     assert (
         names(again) == names(catalogue) == ["Y:latest", "big:7b", "coder:latest", "me/x:q4", "small:latest"]
     )
+
+
+def test_what_another_program_records_counts_at_once(catalogue: Catalogue, folder: Path) -> None:
+    own(catalogue, "mine")
+    records = folder / "models" / "catalogue"
+    other = Catalogue(settings(folder))
+    own(other, "theirs", system="Terse.")
+    assert catalogue.find("theirs").recipe.system == "Terse."
+    # Two changes in one tick of the clock leave the same time.
+    just_now_ns = time.time_ns() + 10**9
+    os.utime(records, ns=(just_now_ns, just_now_ns))
+    assert catalogue.look_up(ModelName.parse("later")) is None
+    own(other, "later", system="Late.")
+    os.utime(records, ns=(just_now_ns, just_now_ns))
+    assert catalogue.find("later").recipe.system == "Late."
+    other.remove(other.find("mine"))
+    assert catalogue.look_up(ModelName.parse("mine")) is None
+
+
+def test_records_that_nobody_changed_are_not_read_again(catalogue: Catalogue, folder: Path) -> None:
+    own(catalogue, "mine", system="Terse.")
+    records = folder / "models" / "catalogue"
+    long_ago_ns = time.time_ns() - 10**9
+    os.utime(records, ns=(long_ago_ns, long_ago_ns))
+    catalogue.find("mine")
+    (records / "mine@latest.json").write_text("damaged in its place, which leaves the folder's time")
+    assert catalogue.find("mine").recipe.system == "Terse."
 
 
 def test_unknown_parameters_are_kept_and_damaged_records_are_left_out(

@@ -14,10 +14,10 @@ from server.api.http import LineStream, read_json, unless_gone
 from server.api.ollama.wire import NDJSON, NamedBody, error_line, line
 from server.api.options import INTEGERS, read_options
 from server.catalogue import Parameters, Recipe
+from server.catalogue.installing import Progress
 from server.catalogue.records import Example
 from server.domain.errors import InvalidRequest, NotSupported, RequestCancelled
 from server.service.models import Creation
-from server.service.pulls import Progress
 from server.service.service import Service
 
 PIECE_BYTES = 2**20
