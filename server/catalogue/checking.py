@@ -6,10 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from server.catalogue.catalogue import Catalogue
+from server.catalogue.digests import Expected, expected_digest
 from server.catalogue.entries import Entry
 from server.catalogue.faults import PullFailed
 from server.catalogue.files import sha256_of
-from server.catalogue.hub import HubFile, find_file, source_of
+from server.catalogue.hub import find_file, source_of
 from server.catalogue.known import find_known
 from server.catalogue.names import ModelName
 from server.domain.errors import InvalidRequest, ModelNotFound
@@ -34,15 +35,6 @@ class Finding:
     path: Path
     verdict: Verdict
     words: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Promise:
-    """What a file should be, and who says so."""
-
-    size_bytes: int | None
-    sha256: str
-    by: str
 
 
 def checkable(catalogue: Catalogue) -> tuple[ModelName, ...]:
@@ -81,40 +73,37 @@ def _verdict(catalogue: Catalogue, entry: Entry, tell: Callable[[int, int], None
     try:
         # A file that was cut off says so itself, without the hub.
         read_header(path)
-        promise = _promise(catalogue, entry)
+        expected = _expected(catalogue, entry)
     except GgufError as error:
         return Verdict.DAMAGED, error.reason
     except (PullFailed, InvalidRequest) as error:
         return Verdict.UNKNOWN, f"can be read, but its sha256 could not be compared: {error}"
-    if promise is None:
+    if expected is None:
         return Verdict.UNKNOWN, "can be read, but nobody has written down its sha256"
-    return _compared(path, promise, tell)
+    return _compared(path, expected, tell)
 
 
-def _compared(path: Path, promise: _Promise, tell: Callable[[int, int], None]) -> tuple[Verdict, str]:
+def _compared(path: Path, expected: Expected, tell: Callable[[int, int], None]) -> tuple[Verdict, str]:
     size_bytes = path.stat().st_size
-    if promise.size_bytes not in (None, size_bytes):
-        return Verdict.DAMAGED, f"has {size_bytes:,} bytes, and {promise.size_bytes:,} by {promise.by}"
+    if expected.size_bytes not in (None, size_bytes):
+        return Verdict.DAMAGED, f"has {size_bytes:,} bytes, and {expected.size_bytes:,} by {expected.source}"
     digest = sha256_of(path, lambda done_bytes: tell(done_bytes, size_bytes))
-    if digest != promise.sha256:
-        return Verdict.DAMAGED, f"has the sha256 {digest}, and {promise.sha256} by {promise.by}"
-    return Verdict.WHOLE, f"{size_bytes:,} bytes, sha256 {digest} as by {promise.by}"
+    if digest != expected.sha256:
+        return Verdict.DAMAGED, f"has the sha256 {digest}, and {expected.sha256} by {expected.source}"
+    return Verdict.WHOLE, f"{size_bytes:,} bytes, sha256 {digest} as by {expected.source}"
 
 
-def _promise(catalogue: Catalogue, entry: Entry) -> _Promise | None:
-    """What the record says, or the list of known models, or the hub; None: nobody knows of the file."""
-    record = entry.record
-    if record is not None and record.sha256 is not None:
-        return _Promise(record.size_bytes, record.sha256, "the record of its download")
+def _expected(catalogue: Catalogue, entry: Entry) -> Expected | None:
+    """What is written down here of the file, or what the hub says; None: nobody knows of it."""
     known = find_known(catalogue.known, entry.name)
-    if known is not None and known.sha256 is not None:
-        return _Promise(known.size_bytes, known.sha256, "models/catalogue.toml")
+    written_down = expected_digest(entry, known)
+    if written_down is not None:
+        return written_down
     source = source_of(entry.name, known)
-    return None if source is None else _of_hub(find_file(source))
-
-
-def _of_hub(file: HubFile) -> _Promise:
-    return _Promise(file.size_bytes, file.sha256, str(file))
+    if source is None:
+        return None
+    file = find_file(source)
+    return Expected(file.sha256, str(file), file.size_bytes)
 
 
 def _remedy(verdict: Verdict, entry: Entry) -> str:

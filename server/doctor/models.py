@@ -1,13 +1,12 @@
 """The model files: there, readable, and the right ones."""
 
-import contextlib
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.catalogue import Catalogue, Entry, Installed
+from server.catalogue.digests import Expected, expected_digest
 from server.catalogue.files import sha256_of
 from server.catalogue.known import Known, find_known
 from server.doctor.check import Check, fault, ok, warning
@@ -16,19 +15,9 @@ from server.domain.errors import ModelLoadFailed
 EMBEDDED = Path(__file__).resolve().parents[2] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 """Where ``make install`` puts the small model."""
 
-_SUMS = "SHA256SUMS"
-_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _CHEAP_BYTES = 2**28
 """Read within a second, even from a slow disk."""
 _DOWNLOAD = ".venv/bin/python scripts/download_models.py"
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """The digest that a file should have, and who says so."""
-
-    sha256: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +48,6 @@ def smallest_model(catalogue: Catalogue) -> Path | None:
     if EMBEDDED.is_file():
         here.append(EMBEDDED)
     return min(here, key=lambda path: path.stat().st_size, default=None)
-
-
-def expected_digest(entry: Entry, known: Known | None) -> Expected | None:
-    """What is known of the file: by the model's record; by the list, if the file bears the name that the list
-    gives; or by a ``SHA256SUMS`` beside it."""
-    path = entry.settings.path
-    if entry.record is not None and entry.record.sha256 is not None:
-        return Expected(entry.record.sha256, "the record of its download")
-    if known is not None and known.sha256 is not None and path.name in (known.saved_as, known.file):
-        return Expected(known.sha256, "models/catalogue.toml")
-    sums = path.with_name(_SUMS)
-    summed = sums_in(sums).get(path.name)
-    return None if summed is None else Expected(summed, str(sums))
-
-
-def sums_in(sums: Path) -> dict[str, str]:
-    """Digests by the names of their files, as ``sha256sum`` writes them; empty where there are none."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        found = map(_SUM.fullmatch, sums.read_text(encoding="utf-8").splitlines())
-        return {match[2]: match[1].lower() for match in found if match is not None}
-    return {}
 
 
 def judge_model(sight: ModelSight, known: Known | None, default_folder: Path) -> Check:
