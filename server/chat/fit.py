@@ -30,11 +30,15 @@ def fitted(value: Any, schema: Any, *, depth: int = 0) -> Any:
     types = _types(schema)
     if types and not any(_is(value, name) for name in types):
         value = _converted(value, types)
+    if "object" in types and not any(_is(value, name) for name in types):
+        # The path alone, where an object with a path is wanted.
+        value = as_object(value, schema) or value
     if isinstance(value, dict) and isinstance(schema.get("properties"), Mapping):
         properties = schema["properties"]
         return {key: fitted(item, properties.get(key), depth=depth + 1) for key, item in value.items()}
     if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        return [fitted(item, schema["items"], depth=depth + 1) for item in value]
+        items = _flattened(value, schema["items"])
+        return [fitted(item, schema["items"], depth=depth + 1) for item in items]
     return value
 
 
@@ -60,6 +64,13 @@ def json_of(text: str) -> Any:
         return json.loads(text, strict=False, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _flattened(items: list[Any], schema: JsonObject) -> list[Any]:
+    """Without lists inside the list, where its items are wanted to be something else."""
+    if "array" in (types := _types(schema)) or not types:
+        return items
+    return [item for part in items for item in (part if isinstance(part, list) else [part])]
 
 
 def _types(schema: JsonObject) -> tuple[str, ...]:

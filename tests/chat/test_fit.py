@@ -8,6 +8,8 @@ from server.chat.fit import as_object, fitted
 
 INTEGER, TEXT, YES_OR_NO = {"type": "integer"}, {"type": "string"}, {"type": "boolean"}
 TEXTS = {"type": "array", "items": TEXT}
+PATH = {"type": "object", "properties": {"path": TEXT, "start": INTEGER}, "required": ["path"]}
+PATHS = {"type": "array", "items": PATH}
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -25,6 +27,11 @@ ANY_JSON = st.recursive(
         ("five", INTEGER, "five"),
         ("5.5", {"type": "number"}, 5.5),
         ("NaN", {"type": "number"}, "NaN"),
+        (["a", {"path": "b"}], PATHS, [{"path": "a"}, {"path": "b"}]),
+        ([["a", "b"]], PATHS, [{"path": "a"}, {"path": "b"}]),
+        ([["a"], "b"], TEXTS, ["a", "b"]),
+        ([["a"]], {"type": "array", "items": TEXTS}, [["a"]]),
+        ([["a"]], {"type": "array", "items": {}}, [["a"]]),
         ("true", YES_OR_NO, True),
         ("False", YES_OR_NO, False),
         ("yes", YES_OR_NO, "yes"),
