@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -201,6 +202,12 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         le=_MOST_TOKENS,
         description="Device memory in MiB that must stay free once the model is loaded.",
     )
+    fit: Literal["auto", "layers", "off"] = Field(
+        default="auto",
+        description="What to do when the device has too little free memory: auto gives up what you have not "
+        "set, in the order draft, batch, kv_type, context; layers puts layers on the CPU, too, where that is "
+        "not enough; off refuses to load the model. The log, /api/ps and /health/gpu say what was given up.",
+    )
     policy: Literal["auto", "direct", "thresholds", "agent", "adaptive"] = Field(
         default="direct",
         description="How chats with this model are routed: thresholds goes by the router's strategy_a_max "
@@ -215,6 +222,15 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         if self.flash_attention == "off" and self.kv_type != "f16":
             raise _conflict("flash_attention", 'must be "auto" or "on" with', "kv_type")
         return self
+
+    @property
+    def set_by_user(self) -> frozenset[str]:
+        """The settings that are no mere defaults, as :meth:`with_set` was told."""
+        return frozenset(self.model_fields_set)
+
+    def with_set(self, names: Collection[str]) -> Self:
+        """The same settings, of which ``names`` count as set by the user, and no others."""
+        return self.model_construct(set(names), **dict(self))
 
     @property
     def keep_alive_s(self) -> float:

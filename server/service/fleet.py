@@ -258,14 +258,19 @@ class Fleet:
         self._start_clock(berth)
 
     async def _load(self, berth: _Berth) -> Loaded | LoadedEmbedder:
-        """Load into the berth's device, whose lock is held; idle models make room if need be."""
+        """Load into the berth's device, whose lock is held.
+
+        Idle models make room if need be; only if that is not enough, the model has to do with less.
+        """
+        whole = True
         while True:
             try:
-                return await asyncio.to_thread(self._loader.load, berth.entry)
+                return await asyncio.to_thread(self._loader.load, berth.entry, whole=whole)
             except NoRoom as refusal:
                 leaving = who_must_go(refusal.missing_bytes, self._idle_on(berth.entry.settings.device))
-                if not leaving:
+                if not leaving and not whole:
                     raise
+                whole = whole and bool(leaving)
             # What was planned for them is not exactly what they took: then the next look says so.
             await self._make_room([self._berths[weights] for weights in leaving], berth.entry)
 

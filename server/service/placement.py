@@ -1,17 +1,19 @@
 """Where a model goes, and whether it fits there: settings, ggml's devices and NVML's readings together."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
-from server.engine.embeddings import is_causal, reads_in_one_piece
-from server.engine.engine import logit_rows
+from server.engine.embeddings import embedding_batch
+from server.engine.engine import logit_rows, sequences_of
 from server.engine.llamacpp.library import Library
+from server.gpu.compute import Shape
+from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least
 from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import GpuReading, Nvml
 from server.gpu.placement import CudaDevice, match_devices
-from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
+from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal
 
 MIB = 2**20
 
@@ -25,16 +27,35 @@ class NoRoom(ModelLoadFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """``device`` in ggml's words (``CPU``, ``CUDA0``), the window, and the plan for that device's memory.
+class Reduced:
+    """What a model has to do without, because all of it did not fit; ``reason`` has the numbers."""
 
-    ``host_bytes`` is what stays in the computer's own memory.
+    reason: str
+    settings: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        given_up = ", ".join(f"{one.setting} {one.wished} → {one.planned}" for one in self.settings)
+        return f"{given_up}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """``device`` in ggml's words (``CPU``, ``CUDA0``), how the model is to be loaded, and the plan for that
+    device's memory.
+
+    ``host_bytes`` is what stays in the computer's own memory. ``reduced`` None: all is as the settings say.
     """
 
     device: str
-    context_tokens: int
+    tuning: Tuning
     plan: MemoryPlan
     host_bytes: int
+    reduced: Reduced | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        """The window."""
+        return self.tuning.context
 
     @property
     def size_bytes(self) -> int:
@@ -49,7 +70,7 @@ class Placement:
     @property
     def freed_bytes(self) -> int:
         """What its device has more once the model is gone. Mapped weights never count as taken on the CPU."""
-        return self.plan.kv_bytes + self.plan.compute_bytes if self.device == "CPU" else self.vram_bytes
+        return self.plan.working_bytes if self.device == "CPU" else self.vram_bytes
 
 
 class Placements:
@@ -68,16 +89,27 @@ class Placements:
         """Why there are no readings, or None."""
         return self._nvml.reason
 
-    def place(self, installed: Installed) -> Placement:
-        """Where the model goes.
+    def place(self, installed: Installed, *, whole: bool = False) -> Placement:
+        """Where the model goes, and with what it has to do there; ``whole`` gives up nothing.
 
         Raises:
             NoRoom: the device has too little free memory.
             ModelLoadFailed: the device is not there.
         """
-        placement = self._plan(installed, installed.window_tokens)
-        self._refuse(installed, placement.plan)
-        return placement
+        device, wished = self._ggml_device(installed), _wished(installed)
+        placement = _placement(installed, device, wished)
+        free_bytes = self._free_bytes(installed.entry.settings.device)
+        refused = _refusal(installed, placement.plan, free_bytes)
+        if refused is None or free_bytes is None:
+            return placement
+        steps = {} if whole else _steps(installed, wished)
+        needs = partial(_plan, installed, device)
+        found = fitting_plan(wished, steps, needs, free_bytes)
+        if found is None:
+            raise _no_room(installed, refused, needs(least(wished, steps)), free_bytes, steps)
+        return replace(
+            _placement(installed, device, found), reduced=_reduced(installed, wished, found, refused)
+        )
 
     def regrow(self, installed: Installed, before: Placement, context_tokens: int) -> Placement:
         """The same place with a larger window.
@@ -85,41 +117,19 @@ class Placements:
         Raises:
             NoRoom: what it takes more is not free.
         """
-        after = self._plan(installed, context_tokens)
+        after = _placement(installed, before.device, replace(before.tuning, context=context_tokens))
         more = MemoryPlan(
             weights_bytes=0,
             kv_bytes=after.plan.kv_bytes - before.plan.kv_bytes,
             compute_bytes=after.plan.compute_bytes - before.plan.compute_bytes,
+            scratch_bytes=after.plan.scratch_bytes - before.plan.scratch_bytes,
             margin_bytes=after.plan.margin_bytes,
         )
-        self._refuse(installed, more)
+        free_bytes = self._free_bytes(installed.entry.settings.device)
+        refused = _refusal(installed, more, free_bytes)
+        if refused is not None:
+            raise _no_room(installed, refused, more, free_bytes or 0, {})
         return after
-
-    def _plan(self, installed: Installed, context_tokens: int) -> Placement:
-        settings = installed.entry.settings
-        device = self._ggml_device(installed)
-        batch_tokens, output_tokens = _batch(installed, context_tokens)
-        shape: dict[str, Any] = {
-            "context_tokens": context_tokens,
-            "batch_tokens": batch_tokens,
-            "margin_bytes": settings.memory_margin_mib * MIB,
-            "output_tokens": output_tokens,
-            "flash_attention": settings.flash_attention != "off",
-            "kv_type": settings.kv_type,
-        }
-        host = plan_host_memory(installed.header, **shape)
-        if device == "CPU":
-            return Placement(device, context_tokens, host, host.total_bytes - host.margin_bytes)
-        plan = plan_memory(installed.header, gpu_layers=settings.gpu_layers, **shape)
-        return Placement(device, context_tokens, plan, max(host.weights_bytes - plan.weights_bytes, 0))
-
-    def _refuse(self, installed: Installed, plan: MemoryPlan) -> None:
-        device = installed.entry.settings.device
-        free_bytes = self._free_bytes(device)
-        reason = refusal(plan, free_bytes, device, installed.entry.section)
-        if reason is not None:
-            missing_bytes = plan.total_bytes - (free_bytes or 0)
-            raise NoRoom(f"model '{installed.entry.name.display}' {reason}", missing_bytes)
 
     def _ggml_device(self, installed: Installed) -> str:
         settings, section = installed.entry.settings, installed.entry.section
@@ -163,12 +173,78 @@ class Placements:
         ]
 
 
-def _batch(installed: Installed, context_tokens: int) -> tuple[int, int]:
-    """How many tokens are read at once, and how many of them get a row of logits."""
+def _wished(installed: Installed) -> Tuning:
+    """What the settings say."""
     settings = installed.entry.settings
-    if not installed.embeds:
-        return settings.batch, logit_rows(settings.slots, settings.draft)
-    in_one_piece = reads_in_one_piece(installed.header)
-    batch_tokens = max(settings.batch, context_tokens) if in_one_piece else settings.batch
-    # An encoder has no logits at all; a decoder that is read for its vectors computes them nonetheless.
-    return batch_tokens, batch_tokens if is_causal(installed.header) else 0
+    return Tuning(
+        settings.draft, settings.batch, settings.kv_type, installed.window_tokens, settings.gpu_layers
+    )
+
+
+def _steps(installed: Installed, wished: Tuning) -> Ladders:
+    """What may be given up: nothing that the user has set, and of a model that embeds nothing but tokens."""
+    settings = installed.entry.settings
+    if settings.fit == "off":
+        return {}
+    out_of_question = {"draft", "kv_type"} if installed.embeds else set()
+    return ladders(
+        installed.header,
+        wished,
+        flash_attention=settings.flash_attention,
+        kept=settings.set_by_user | out_of_question,
+        spills=settings.fit == "layers" and settings.device != "cpu",
+    )
+
+
+def _placement(installed: Installed, device: str, tuning: Tuning) -> Placement:
+    plan = _plan(installed, device, tuning)
+    if device == "CPU":
+        return Placement(device, tuning, plan, plan.total_bytes - plan.margin_bytes)
+    beside = plan_beside_gpu(installed.header, _shape(installed, tuning))
+    return Placement(device, tuning, plan, beside.total_bytes)
+
+
+def _plan(installed: Installed, device: str, tuning: Tuning) -> MemoryPlan:
+    margin_bytes = installed.entry.settings.memory_margin_mib * MIB
+    plan_for = plan_host_memory if device == "CPU" else plan_memory
+    return plan_for(installed.header, _shape(installed, tuning), margin_bytes=margin_bytes)
+
+
+def _shape(installed: Installed, tuning: Tuning) -> Shape:
+    settings = installed.entry.settings
+    if installed.embeds:
+        batch_tokens, sequences = embedding_batch(installed.header, tuning.batch, tuning.context)
+        context_tokens, output_tokens = max(tuning.context, batch_tokens), batch_tokens
+    else:
+        context_tokens, batch_tokens = tuning.context, tuning.batch
+        sequences, output_tokens = sequences_of(settings.slots), logit_rows(settings.slots, tuning.draft)
+    return Shape(
+        context_tokens=context_tokens,
+        batch_tokens=batch_tokens,
+        output_tokens=output_tokens,
+        sequences=sequences,
+        kv_type=tuning.kv_type,
+        flash_attention=settings.flash_attention,
+        gpu_layers=tuning.gpu_layers,
+        embeds=installed.embeds,
+    )
+
+
+def _refusal(installed: Installed, plan: MemoryPlan, free_bytes: int | None) -> str | None:
+    return refusal(plan, free_bytes, installed.entry.settings.device, installed.entry.section)
+
+
+def _no_room(
+    installed: Installed, refused: str, smallest: MemoryPlan, free_bytes: int, steps: Ladders
+) -> NoRoom:
+    text = f"model '{installed.entry.name.display}' {refused}"
+    if steps:
+        given_up = ", ".join(f"{name} = {ladder[0]}" for name, ladder in steps.items())
+        text += f". Even with {given_up} it needs {-(-smallest.total_bytes // MIB)} MiB ({smallest})"
+    return NoRoom(text, smallest.total_bytes - free_bytes)
+
+
+def _reduced(installed: Installed, wished: Tuning, found: Tuning, refused: str) -> Reduced:
+    section, reason = installed.entry.section, refused.partition(";")[0]
+    settings = (replace(one, setting=f"{section}.{one.setting}") for one in changes(wished, found))
+    return Reduced(reason, tuple(settings))

@@ -10,8 +10,9 @@ from server.catalogue import Catalogue, Installed, Role
 from server.config import load_settings
 from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device
+from server.gpu.fit import Tuning
 from server.gpu.nvml import GpuReading
-from server.service.placement import Placements
+from server.service.placement import NoRoom, Placements
 from tests.running import embedded_config
 
 MIB = 2**20
@@ -107,6 +108,52 @@ def test_without_nvml_ggmls_own_figure_counts(installed: Installed) -> None:
 def test_a_device_that_is_not_there_is_named_with_the_remedy(installed: Installed) -> None:
     with pytest.raises(ModelLoadFailed, match=r'generator.device = "cuda:0", but .* sees only: CPU'):
         place(installed, GivenLibrary(GivenLibrary.found[2:]), GivenNvml()).place(installed)
+
+
+def test_what_nobody_has_set_is_given_up_where_room_is_short(install: Install) -> None:
+    installed = install(slots=1)
+    placements = place(installed, GivenLibrary(), GivenNvml({BIG: 520, SMALL: 1900}))
+
+    placement = placements.place(installed)
+
+    assert placement.context_tokens == 8192  # the test's settings have it
+    assert placement.tuning.kv_type == "q8_0"
+    assert placement.reduced is not None
+    assert [change.setting for change in placement.reduced.settings] == ["generator.kv_type"]
+    assert str(placement.reduced).startswith("generator.kv_type f16 → q8_0: needs 5")
+    assert str(placement.reduced).endswith("but 520 MiB are free")
+    with pytest.raises(NoRoom):
+        placements.place(installed, whole=True)
+
+
+def test_what_fits_is_loaded_as_it_was_set(installed: Installed) -> None:
+    placement = place(installed, GivenLibrary(), GivenNvml()).place(installed)
+    assert placement.reduced is None
+    assert placement.tuning == Tuning(63, 512, "f16", 8192, -1)
+
+
+def test_nothing_is_given_up_where_the_user_forbids_it_or_has_set_it_all(install: Install) -> None:
+    tight = GivenNvml({BIG: 520, SMALL: 1900})
+    forbidden, all_set = install(slots=1, fit="off"), install(slots=1, kv_type="f16", draft=63, batch=512)
+    for installed in (forbidden, all_set):
+        with pytest.raises(NoRoom, match=r"but 520 MiB are free; lower generator.context or [^.]*\.[^.]*$"):
+            place(installed, GivenLibrary(), tight).place(installed)
+
+
+def test_a_refusal_says_what_would_still_be_needed(installed: Installed) -> None:
+    nvml = GivenNvml({BIG: 400, SMALL: 1900})
+    with pytest.raises(
+        NoRoom, match=r"Even with draft = 0, batch = 128, kv_type = q8_0 it needs \d+ MiB"
+    ) as told:
+        place(installed, GivenLibrary(), nvml).place(installed)
+    assert told.value.missing_bytes < 100 * MIB
+
+
+def test_layers_are_left_to_the_cpu_where_the_user_allows_it(install: Install) -> None:
+    installed = install(fit="layers")
+    placement = place(installed, GivenLibrary(), GivenNvml({BIG: 400, SMALL: 1900})).place(installed)
+    assert 0 < placement.tuning.gpu_layers < 30
+    assert placement.host_bytes > 20 * MIB
 
 
 def test_a_larger_window_counts_only_what_it_takes_more(installed: Installed) -> None:
