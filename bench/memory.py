@@ -25,7 +25,7 @@ from server.gpu.plan import plan_beside_gpu, plan_host_memory, plan_memory
 
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-CONTEXTS = (2048, 8192, 32_768)
+CONTEXTS = (2048, 4096, 8192, 32_768)
 BATCHES = (128, 512, 2048)
 ROWS = ((20, 20), (20, 71), (12, 67), (12, 12))
 """Sequences and rows of logits: 8 slots without and with a draft of 63 tokens, 4 slots with and without."""

@@ -69,7 +69,7 @@ class Step:
         CUDA, quantised KV   + cells * KV bytes of one layer in f16: flash attention converts them
 
         """
-        flash = self._attends_in_a_flash(on_gpu=on_gpu)
+        flash = uses_flash_attention(self._header, self._shape.flash_attention, on_gpu=on_gpu)
         per_token = 3 * self._feed_forward + 4 * self._width
         attention = self._tokens * self._attention_width() * _F32
         if not flash:
@@ -93,7 +93,7 @@ class Step:
 
     def beside_a_gpu(self) -> int:
         """What a host keeps whose GPU has all the layers: the inputs, and the embedded tokens."""
-        flash = self._attends_in_a_flash(on_gpu=True)
+        flash = uses_flash_attention(self._header, self._shape.flash_attention, on_gpu=True)
         return self.inputs(flash=flash) + 2 * self._tokens * self._width * _F32
 
     def outputs(self) -> int:
@@ -116,14 +116,9 @@ class Step:
         bytes_, values = _QUANTISED_ACTIVATION
         widest = max(self._feed_forward, self._width, self._query_width())
         activations = self._tokens * widest * bytes_ // values
-        if not self._attends_in_a_flash(on_gpu=on_gpu):
+        if not uses_flash_attention(self._header, self._shape.flash_attention, on_gpu=on_gpu):
             return max(activations, self._heads * self._seen_cells() * self._tokens * _F16)
         return max(activations, _FLASH_PARTS * self._tokens * self._query_width() * _F32 if on_gpu else 0)
-
-    def _attends_in_a_flash(self, *, on_gpu: bool) -> bool:
-        if self._shape.flash_attention != "auto" or not on_gpu:
-            return self._shape.flash_attention != "off"
-        return self._head_width in _FLASH_HEAD_WIDTHS
 
     def _seen_cells(self) -> int:
         """An encoder has no cache: its tokens see those of their batch."""
@@ -142,6 +137,13 @@ class Step:
 
     def _is_windowed(self) -> bool:
         return bool(self._header.metadata.get(f"{self._header.architecture}.attention.sliding_window"))
+
+
+def uses_flash_attention(header: GgufHeader, wanted: str, *, on_gpu: bool) -> bool:
+    """What llama.cpp makes of ``on``, ``off`` or ``auto``."""
+    if wanted != "auto" or not on_gpu:
+        return wanted != "off"
+    return header.key_length in _FLASH_HEAD_WIDTHS
 
 
 def cells(context_tokens: int) -> int:

@@ -52,7 +52,7 @@ Ladders = Mapping[str, Sequence[Any]]
 
 
 def ladders(
-    header: GgufHeader, wished: Tuning, *, flash_attention: str, kept: Collection[str], spills: bool
+    header: GgufHeader, wished: Tuning, *, flash_attention: bool, kept: Collection[str], spills: bool
 ) -> Ladders:
     """How far each setting may be given up; the names in ``kept`` may not.
 
@@ -63,7 +63,7 @@ def ladders(
     all_of_them = {
         "draft": range(wished.draft + 1),
         "batch": _batches(wished.batch),
-        "kv_type": _kv_types(header, wished.kv_type, flash_attention),
+        "kv_type": _kv_types(header, wished.kv_type, flash_attention=flash_attention),
         "context": _contexts(wished.context),
         "gpu_layers": (*range(wished_layers), wished.gpu_layers) if spills else (wished.gpu_layers,),
     }
@@ -114,11 +114,11 @@ def _batches(wished: int) -> tuple[int, ...]:
     return tuple(reversed(halves))
 
 
-def _kv_types(header: GgufHeader, wished: str, flash_attention: str) -> tuple[str, ...]:
+def _kv_types(header: GgufHeader, wished: str, *, flash_attention: bool) -> tuple[str, ...]:
     """llama.cpp keeps a quantised cache only with flash attention, and only of heads that its blocks fill."""
     widths = header.key_length or 0, header.value_length or 0
     fills_blocks = all(width and width % _QUANTISED_BLOCK == 0 for width in widths)
-    return ("q8_0", "f16") if wished == "f16" and flash_attention != "off" and fills_blocks else (wished,)
+    return ("q8_0", "f16") if wished == "f16" and flash_attention and fills_blocks else (wished,)
 
 
 def _contexts(wished: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from server.domain.errors import ModelLoadFailed
 from server.engine.embeddings import embedding_batch
 from server.engine.engine import logit_rows, sequences_of
 from server.engine.llamacpp.library import Library
-from server.gpu.compute import Shape
+from server.gpu.compute import Shape, uses_flash_attention
 from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least
 from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import GpuReading, Nvml
@@ -107,9 +107,9 @@ class Placements:
         found = fitting_plan(wished, steps, needs, free_bytes)
         if found is None:
             raise _no_room(installed, refused, needs(least(wished, steps)), free_bytes, steps)
-        return replace(
-            _placement(installed, device, found), reduced=_reduced(installed, wished, found, refused)
-        )
+        # What comes after the numbers is a remedy, and has been applied.
+        reason = refused.partition(";")[0]
+        return replace(_placement(installed, device, found), reduced=_reduced(installed, found, reason))
 
     def regrow(self, installed: Installed, before: Placement, context_tokens: int) -> Placement:
         """The same place with a larger window.
@@ -129,7 +129,8 @@ class Placements:
         refused = _refusal(installed, more, free_bytes)
         if refused is not None:
             raise _no_room(installed, refused, more, free_bytes or 0, {})
-        return after
+        reason = before.reduced and before.reduced.reason
+        return replace(after, reduced=_reduced(installed, after.tuning, reason) if reason else None)
 
     def _ggml_device(self, installed: Installed) -> str:
         settings, section = installed.entry.settings, installed.entry.section
@@ -186,13 +187,14 @@ def _steps(installed: Installed, wished: Tuning) -> Ladders:
     settings = installed.entry.settings
     if settings.fit == "off":
         return {}
+    on_gpu = settings.device != "cpu"
     out_of_question = {"draft", "kv_type"} if installed.embeds else set()
     return ladders(
         installed.header,
         wished,
-        flash_attention=settings.flash_attention,
+        flash_attention=uses_flash_attention(installed.header, settings.flash_attention, on_gpu=on_gpu),
         kept=settings.set_by_user | out_of_question,
-        spills=settings.fit == "layers" and settings.device != "cpu",
+        spills=settings.fit == "layers" and on_gpu,
     )
 
 
@@ -244,7 +246,10 @@ def _no_room(
     return NoRoom(text, smallest.total_bytes - free_bytes)
 
 
-def _reduced(installed: Installed, wished: Tuning, found: Tuning, refused: str) -> Reduced:
-    section, reason = installed.entry.section, refused.partition(";")[0]
-    settings = (replace(one, setting=f"{section}.{one.setting}") for one in changes(wished, found))
-    return Reduced(reason, tuple(settings))
+def _reduced(installed: Installed, tuning: Tuning, reason: str) -> Reduced | None:
+    """Where ``tuning`` falls short of the settings; None: nowhere. A window may have grown beyond them."""
+    wished = _wished(installed)
+    wished = replace(wished, context=max(wished.context, tuning.context))
+    section = installed.entry.section
+    given_up = tuple(replace(one, setting=f"{section}.{one.setting}") for one in changes(wished, tuning))
+    return Reduced(reason, given_up) if given_up else None

@@ -53,7 +53,7 @@ def fit(
     *,
     kept: tuple[str, ...] = (),
     spills: bool = False,
-    flash_attention: str = "auto",
+    flash_attention: bool = True,
     **sizes: int,
 ) -> Tuning | None:
     steps = ladders(header, wished, flash_attention=flash_attention, kept=kept, spills=spills)
@@ -111,7 +111,7 @@ def test_an_embedding_that_is_not_the_output_stays_in_host_memory(
 
 @pytest.mark.parametrize("free_mib", range(4540, 6440, 61))
 def test_nothing_is_given_up_in_vain_nor_for_what_is_missed_less(coder: GgufHeader, free_mib: int) -> None:
-    steps = ladders(coder, WISHED, flash_attention="auto", kept=(), spills=False)
+    steps = ladders(coder, WISHED, flash_attention=True, kept=(), spills=False)
     found = fit(coder, free_mib)
     assert found is not None
 
@@ -154,14 +154,14 @@ def test_some_layers_are_as_many_as_were_wished_for_at_most(coder: GgufHeader) -
 
 
 def test_a_quantised_cache_needs_flash_attention_and_whole_blocks(coder: GgufHeader) -> None:
-    found = fit(coder, 6200, flash_attention="off", kept=("gpu_layers",))
+    found = fit(coder, 6200, flash_attention=False, kept=("gpu_layers",))
     assert found is not None
     assert found.kv_type == "f16"
     assert found.context < 32768
 
     odd = {f"qwen2.attention.{name}_length": 80 for name in ("key", "value")}
     narrow = replace(coder, metadata={**coder.metadata, **odd})
-    kept = ladders(narrow, WISHED, flash_attention="auto", kept=(), spills=False)
+    kept = ladders(narrow, WISHED, flash_attention=True, kept=(), spills=False)
     assert "kv_type" not in kept
 
 
@@ -181,7 +181,7 @@ def test_a_quantised_cache_needs_flash_attention_and_whole_blocks(coder: GgufHea
     ],
 )
 def test_the_ladders(coder: GgufHeader, wished: dict[str, Any], name: str, values: list[Any]) -> None:
-    steps = ladders(coder, replace(WISHED, **wished), flash_attention="auto", kept=(), spills=False)
+    steps = ladders(coder, replace(WISHED, **wished), flash_attention=True, kept=(), spills=False)
     assert list(steps.get(name, ())) == values
 
 

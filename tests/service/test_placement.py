@@ -1,7 +1,7 @@
 """A model against the device that it is meant for, without a card: ggml's and NVML's words are given."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -163,6 +163,25 @@ def test_a_larger_window_counts_only_what_it_takes_more(installed: Installed) ->
     assert after.vram_bytes > before.vram_bytes
     with pytest.raises(ModelLoadFailed, match="but 800 MiB are free"):
         placements.regrow(installed, before, 60_000)
+
+
+def test_a_window_that_was_cut_and_grows_again_is_told_of_until_it_is_whole(install: Install) -> None:
+    installed = install(slots=1)
+    free_mib = {BIG: 450, SMALL: 1900}
+    placements = place(installed, GivenLibrary(), GivenNvml(free_mib))
+    entry = replace(
+        installed.entry, settings=installed.entry.settings.with_set({"kv_type", "draft", "batch"})
+    )
+    installed = replace(installed, entry=entry)
+    placement = placements.place(installed)
+    assert 2048 <= placement.context_tokens < 8192
+
+    free_mib[BIG] = 4000
+    for grown_tokens, told in ((7000, [("generator.context", 8192, 7000)]), (8192, []), (9000, [])):
+        grown = placements.regrow(installed, placement, grown_tokens)
+        settings = () if grown.reduced is None else grown.reduced.settings
+        assert [(one.setting, one.wished, one.planned) for one in settings] == told
+        assert grown.reduced is None or "but 450 MiB are free" in grown.reduced.reason
 
 
 def test_too_little_memory_in_the_computer_is_a_refusal(
