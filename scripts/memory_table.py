@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from server.config import ModelSettings, Settings
-from server.engine.engine import logit_rows
+from server.engine.engine import logit_rows, sequences_of
 from server.engine.gguf.header import GgufHeader, TensorInfo
 from server.engine.gguf.tables import row_bytes
+from server.gpu import compute
 from server.gpu.plan import MemoryPlan, plan_memory
 
 README = Path(__file__).resolve().parent.parent / "models" / "README.md"
@@ -171,15 +172,15 @@ class Case:
 
     def plan(self) -> MemoryPlan:
         """What the service would count before it loads it."""
-        return plan_memory(
-            self.shape.header(self.quantisation),
+        shape = compute.Shape(
             context_tokens=self.context_tokens,
-            kv_type=self.kv_type,
             batch_tokens=self.settings.batch,
-            gpu_layers=-1,
-            margin_bytes=self.settings.memory_margin_mib * MIB,
             output_tokens=logit_rows(self.settings.slots, self.settings.draft),
+            sequences=sequences_of(self.settings.slots),
+            kv_type=self.kv_type,
         )
+        margin_bytes = self.settings.memory_margin_mib * MIB
+        return plan_memory(self.shape.header(self.quantisation), shape, margin_bytes=margin_bytes)
 
 
 def cases(settings: Settings) -> tuple[Case, ...]:
@@ -245,7 +246,7 @@ def _tensor(name: str, type_name: str, *shape: int) -> TensorInfo:
 
 def _row(case: Case) -> tuple[str, ...]:
     planned, shape = case.plan(), case.shape
-    parts = (planned.weights_bytes, planned.kv_bytes, planned.compute_bytes, planned.margin_bytes)
+    parts = (planned.weights_bytes, planned.kv_bytes, planned.computing_bytes, planned.margin_bytes)
     total_mib = _mib(planned.total_bytes)
     mark = " (default)" if case.is_default else ""
     return (

@@ -1,9 +1,11 @@
 """What this service did with a request, as every dialect tells it: in headers, and beside an answer."""
 
+from dataclasses import asdict
 from typing import Any
 
 from server.routing.squeeze import Shortening
 from server.service.originals import original_name
+from server.service.placement import Placement
 from server.service.reply import Opening
 from server.service.report import Outcome, Routing
 
@@ -35,6 +37,14 @@ def what_was_done(outcome: Outcome) -> dict[str, Any]:
     if outcome.ignored:
         done["ignored"] = list(outcome.ignored)
     return done
+
+
+def reduced(placement: Placement) -> dict[str, Any] | None:
+    """The settings that a loaded model does without, and why; null: none."""
+    given_up = placement.reduced
+    if given_up is None:
+        return None
+    return {"reason": given_up.reason, "settings": [asdict(one) for one in given_up.settings]}
 
 
 def shortened(shortening: Shortening) -> dict[str, Any]:

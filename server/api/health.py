@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from server.api.figures import reduced
 from server.service.fleet import Resident
 from server.service.service import Service
 
@@ -17,6 +18,7 @@ def _model(resident: Resident) -> dict[str, Any]:
         "role": resident.installed.entry.role,
         "device": resident.installed.entry.settings.device,
         **asdict(resident.state),
+        "reduced": reduced(resident.placement),
         "cache": asdict(resident.tiers),
         "figures": asdict(resident.figures),
     }

@@ -229,10 +229,13 @@ class Catalogue:
             return None
         window = max(base.settings.context, min(record.parameters.num_ctx or 0, self._most_tokens))
         settings = base.settings.model_copy(update={"name": record.name, "context": window})
+        own = {"context"} if record.parameters.num_ctx else set()
+        settings = settings.with_set(base.settings.set_by_user | own)
         return Entry(base.role, record.model_name, settings, base.weights, record.recipe, record)
 
     def _entry_of_file(self, name: ModelName, path: Path, record: Record | None = None) -> Entry:
         recipe = Recipe() if record is None else record.recipe
+        placement = self._placement_of(path.name)
         window = recipe.parameters.num_ctx or self._generator.context
         settings = self._generator.model_copy(
             update={
@@ -241,9 +244,12 @@ class Catalogue:
                 "context": max(window, _SMALLEST_WINDOW_TOKENS),
                 "keep_alive": self._keep_alive,
                 "preload": False,
-                **self._placement_of(path.name),
+                **placement,
             }
         )
+        # The window is the generator's unless the model has one of its own: nobody has set it for this model.
+        own = {*placement, *(["context"] if recipe.parameters.num_ctx else [])}
+        settings = settings.with_set((self._generator.set_by_user - {"context"}) | own)
         return Entry(None, name, settings, str(path), recipe, record)
 
     def _placement_of(self, file_name: str) -> dict[str, Any]:

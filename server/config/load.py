@@ -36,7 +36,7 @@ def load_settings(file: Path | None, environ: Mapping[str, str], flags: Mapping[
         raise ConfigError(*dict.fromkeys(faults)) from None
     if faults:
         raise ConfigError(*faults)
-    return _with_absolute_paths(settings, given, file, environ)
+    return _with_origins(_with_absolute_paths(settings, given, file, environ), given)
 
 
 def _nested(given: Mapping[str, Given]) -> dict[str, Any]:
@@ -59,6 +59,22 @@ def _fault(detail: ErrorDetails, given: Mapping[str, Given]) -> str:
     if detail["type"] == "value_error":
         return f"{given[key]}: {reasons['error']}"
     return f"{given[key]}: must be {OPTIONS[key].allowed}"
+
+
+def _with_origins(settings: Settings, given: Mapping[str, Given]) -> Settings:
+    """The same settings; those of a model know which of them are no mere defaults."""
+    models = {"generator": settings.generator, "helper": settings.helper}
+    marked = {
+        section: model.with_set(
+            [
+                name
+                for name in type(model).model_fields
+                if given[f"{section}.{name}"].origin is not Origin.DEFAULT
+            ]
+        )
+        for section, model in models.items()
+    }
+    return settings.model_copy(update=marked)
 
 
 def _with_absolute_paths(

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -210,6 +211,12 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         description="Device memory in MiB that must stay free once the model is loaded. When other programs "
         "leave less than half of it, new work waits, and idle models are unloaded.",
     )
+    fit: Literal["auto", "layers", "off"] = Field(
+        default="auto",
+        description="What to do when the device has too little free memory: auto gives up what you have not "
+        "set, in the order draft, batch, kv_type, context; layers puts layers on the CPU, too, where that is "
+        "not enough; off refuses to load the model. The log, /api/ps and /health/gpu say what was given up.",
+    )
     policy: Literal["auto", "direct", "thresholds", "agent", "adaptive"] = Field(
         default="direct",
         description="How chats with this model are routed: thresholds goes by the router's strategy_a_max "
@@ -229,6 +236,15 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
     def names_a_card(self) -> bool:
         """Whether ``device`` is the UUID or the PCI address of a card."""
         return re.match(r"cpu|[a-z]+:[0-9]{1,2}$", self.device) is None
+
+    @property
+    def set_by_user(self) -> frozenset[str]:
+        """The settings that are no mere defaults, as :meth:`with_set` was told."""
+        return frozenset(self.model_fields_set)
+
+    def with_set(self, names: Collection[str]) -> Self:
+        """The same settings, of which ``names`` count as set by the user, and no others."""
+        return self.model_construct(set(names), **dict(self))
 
     @property
     def keep_alive_s(self) -> float:

@@ -96,6 +96,8 @@ class Planned:
     total_bytes: int | None = None
     free_bytes: int | None = None
     refusal: str | None = None
+    reduced: str | None = None
+    """What it would have to do without, and why."""
     unreadable: bool = False
     running: bool = False
     loaded: bool = False

@@ -22,9 +22,9 @@ from server.doctor.facts import Build, Planned, SeenDevice
 from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device
 from server.engine.llamacpp.library import Library
-from server.gpu.nvml import open_nvml
-from server.gpu.plan import refusal
+from server.gpu.nvml import Nvml, open_nvml
 from server.service.cards import with_cuda_numbers
+from server.service.devices import Devices
 from server.service.placement import NoRoom, Placement, Placements
 
 _CUDA_RUNTIME = re.compile(r"/\S*/libcudart\.so\S*")
@@ -38,8 +38,8 @@ def main(parts: Iterable[str]) -> None:
     if "devices" in parts:
         _tell(devices=[_seen(device) for device in library.devices()])
     if "plan" in parts:
-        settings, placements = with_cuda_numbers(settings, library, nvml), Placements(library, nvml)
-        _tell(plan=[asdict(planned) for planned in planned_models(Catalogue(settings), placements)])
+        settings, shared = with_cuda_numbers(settings, library, nvml), Shared(library, nvml)
+        _tell(plan=[asdict(planned) for planned in planned_models(Catalogue(settings), shared)])
 
 
 def _tell(**part: Any) -> None:
@@ -76,52 +76,62 @@ def _seen(device: Device) -> dict[str, Any]:
     )
 
 
-def planned_models(catalogue: Catalogue, placements: Placements) -> Iterator[Planned]:
+class Shared(Devices):
+    """The devices as they are once those models are loaded that were planned before."""
+
+    def __init__(self, library: Library, nvml: Nvml) -> None:
+        super().__init__(library, nvml)
+        self.taken_bytes: Counter[str] = Counter()
+
+    def free_bytes(self, device: str) -> int | None:
+        """What they leave."""
+        free_bytes = super().free_bytes(device)
+        return None if free_bytes is None else max(free_bytes - self.taken_bytes[device], 0)
+
+
+def planned_models(catalogue: Catalogue, devices: Shared) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
-    taken_bytes: Counter[str] = Counter()
+    placements = Placements(devices)
     for entry in catalogue.configured:
-        device = entry.settings.device
-        planned = _plan(entry, catalogue, placements, taken_bytes[device])
+        planned = _plan(entry, catalogue, placements)
         if planned.refusal is None:
-            taken_bytes[device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
+            devices.taken_bytes[planned.device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
         yield planned
 
 
-def _plan(entry: Entry, catalogue: Catalogue, placements: Placements, taken_bytes: int) -> Planned:
+def _plan(entry: Entry, catalogue: Catalogue, placements: Placements) -> Planned:
     role, model, device = entry.section, entry.name.display, entry.settings.device
     try:
         installed = catalogue.inspect(entry)
     except ModelLoadFailed as error:
         return Planned(role, model, device, refusal=str(error), unreadable=True)
-    free_bytes = placements.free_bytes(device)
-    left_bytes = None if free_bytes is None else max(free_bytes - taken_bytes, 0)
+    free_bytes = placements.devices.free_bytes(device)
     try:
         placement = placements.place(installed)
     except NoRoom as error:
         total_bytes = None if free_bytes is None else free_bytes + error.missing_bytes
         return Planned(
-            role, model, device, total_bytes=total_bytes, free_bytes=left_bytes, refusal=str(error)
+            role, model, device, total_bytes=total_bytes, free_bytes=free_bytes, refusal=str(error)
         )
     except ModelLoadFailed as error:
         return Planned(role, model, device, refusal=str(error))
-    return _placed(entry, placement, left_bytes)
+    return _placed(entry, placement, free_bytes)
 
 
-def _placed(entry: Entry, placement: Placement, left_bytes: int | None) -> Planned:
-    plan, device = placement.plan, entry.settings.device
-    reason = refusal(plan, left_bytes, device, entry.section)
+def _placed(entry: Entry, placement: Placement, free_bytes: int | None) -> Planned:
+    plan = placement.plan
     return Planned(
         entry.section,
         entry.name.display,
-        device,
+        entry.settings.device,
         context_tokens=placement.context_tokens,
         weights_bytes=plan.weights_bytes,
         kv_bytes=plan.kv_bytes,
-        compute_bytes=plan.compute_bytes,
+        compute_bytes=plan.computing_bytes,
         margin_bytes=plan.margin_bytes,
         total_bytes=plan.total_bytes,
-        free_bytes=left_bytes,
-        refusal=reason and f"beside the other model it {reason}",
+        free_bytes=free_bytes,
+        reduced=str(placement.reduced) if placement.reduced else None,
     )
 
 

@@ -41,6 +41,9 @@ def judge_plan(planned: Planned) -> Check:
         )
     if planned.refusal is not None:
         return fault("plan", *_parted(planned), subject=planned.role)
+    if planned.reduced is not None:
+        found = f"{planned.model} fits on {planned.device} with less: {planned.reduced}"
+        return warning("plan", found, "docs/tuning.md says what gives way", subject=planned.role)
     free = (
         "of unknown free memory" if planned.free_bytes is None else f"of {_mib(planned.free_bytes)} MiB free"
     )

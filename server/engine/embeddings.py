@@ -195,7 +195,7 @@ class Embedder:
         _refuse_without_pooling(header)
         model = self._library.load_model(self.spec.path, self.spec.device, self.spec.gpu_layers)
         longest_tokens = min(self.spec.context_tokens, model.trained_context_tokens)
-        shape = _shape(self.spec, longest_tokens, in_one_piece=reads_in_one_piece(header))
+        shape = _shape(self.spec, header, longest_tokens)
         try:
             context = EmbeddingContext(model, shape)
         except ServiceError:
@@ -297,16 +297,24 @@ def reads_in_one_piece(header: GgufHeader) -> bool:
     return header.pooling_type != _LAST or not is_causal(header)
 
 
-def _shape(spec: EngineSpec, longest_tokens: int, *, in_one_piece: bool) -> ContextShape:
-    batch_tokens = max(spec.batch_tokens, longest_tokens) if in_one_piece else spec.batch_tokens
+def embedding_batch(header: GgufHeader, batch_tokens: int, longest_tokens: int) -> tuple[int, int]:
+    """Tokens that are read at once, and texts."""
+    if reads_in_one_piece(header):
+        batch_tokens = max(batch_tokens, longest_tokens)
+    return batch_tokens, min(_TEXTS_AT_ONCE, batch_tokens)
+
+
+def _shape(spec: EngineSpec, header: GgufHeader, longest_tokens: int) -> ContextShape:
+    batch_tokens, texts = embedding_batch(header, spec.batch_tokens, longest_tokens)
     return ContextShape(
         context_tokens=max(longest_tokens, batch_tokens),
         batch_tokens=batch_tokens,
-        sequences=min(_TEXTS_AT_ONCE, batch_tokens),
+        sequences=texts,
         outputs=batch_tokens,
         sequence_outputs=batch_tokens,
         threads=spec.threads or usable_cores(),
         kv_type=spec.kv_type,
         flash_attention=spec.flash_attention,
         on_gpu=spec.on_gpu,
+        embeds=True,
     )

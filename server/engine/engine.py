@@ -106,7 +106,7 @@ class EngineSpec:
     @property
     def sequences(self) -> int:
         """Conversations in the cache: as many finished ones as can run, and some lasting beginnings."""
-        return 2 * self.slots + LASTING
+        return sequences_of(self.slots)
 
     @property
     def outputs(self) -> int:
@@ -114,9 +114,14 @@ class EngineSpec:
         return logit_rows(self.slots, self.draft_tokens)
 
 
+def sequences_of(slots: int) -> int:
+    """Conversations that an engine's cache has numbers for."""
+    return 2 * slots + LASTING
+
+
 def logit_rows(slots: int, draft_tokens: int) -> int:
     """Rows of logits that an engine allocates: llama.cpp wants one for each sequence at least."""
-    return max(2 * slots + LASTING, slots + draft_tokens)
+    return max(sequences_of(slots), slots + draft_tokens)
 
 
 @dataclass(frozen=True, slots=True)

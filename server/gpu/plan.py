@@ -4,107 +4,115 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from server.engine.embeddings import is_causal
 from server.engine.gguf.header import GgufHeader
+from server.gpu.compute import Shape, Step, cells
 
 _MIB = 2**20
 _INPUT = -1
 _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
-_KV_CELL_STEP_TOKENS = 256
-"""llama.cpp rounds the KV cache up to a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one device's memory, by what they are for."""
+    """Bytes of one device's memory, by what they are for.
+
+    ``compute_bytes`` is llama.cpp's compute buffer, ``output_bytes`` the rows that it hands out, which lie in
+    host memory; ``scratch_bytes`` is taken for single operations. ``margin_bytes`` stays free.
+    """
 
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
     margin_bytes: int
+    output_bytes: int = 0
+    scratch_bytes: int = 0
+
+    @property
+    def computing_bytes(self) -> int:
+        """What computing takes, in whichever buffer."""
+        return self.compute_bytes + self.output_bytes + self.scratch_bytes
+
+    @property
+    def working_bytes(self) -> int:
+        """All but weights and margin."""
+        return self.kv_bytes + self.computing_bytes
 
     @property
     def total_bytes(self) -> int:
         """All of it, the margin included."""
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.margin_bytes
+        return self.weights_bytes + self.working_bytes + self.margin_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"weights {_mib_up(self.weights_bytes)}, context {_mib_up(self.kv_bytes)}, "
+            f"compute {_mib_up(self.computing_bytes)}, margin {_mib_up(self.margin_bytes)}"
+        )
 
 
-def plan_memory(
-    header: GgufHeader,
-    *,
-    context_tokens: int,
-    kv_type: str,
-    batch_tokens: int,
-    gpu_layers: int,
-    margin_bytes: int,
-    output_tokens: int | None = None,
-    flash_attention: bool = True,
-) -> MemoryPlan:
-    """The GPU's share of a model of which ``gpu_layers`` layers (-1: all) are put on the GPU.
+def plan_memory(header: GgufHeader, shape: Shape, *, margin_bytes: int) -> MemoryPlan:
+    """The GPU's share of a model of which ``shape.gpu_layers`` layers are put on the GPU.
 
-    ``context_tokens`` is the whole KV cache, over all sequences. ``output_tokens`` is how many
-    tokens of one batch may ask for logits; None: all of them. The CUDA context itself, some
-    100 to 200 MiB, is not counted: ``margin_bytes`` must cover it.
+    The CUDA context itself, some 100 to 200 MiB, is not counted: it is there before free memory is read. What
+    ``margin_bytes`` must cover comes later: cuBLAS' handle and workspace, kernels, recorded graphs.
 
     Weights: llama.cpp fills a GPU from the model's end: first the output, then the last layers.
     The input embedding stays in host memory, unless it is the output too.
     KV: bytes per token, times the context rounded up to 256 tokens, times the share of layers here.
-    A model without attention heads in its header (a recurrent one) is planned without KV.
-    Compute, on the safe side (llama.cpp reuses some of these buffers for each other):
+    Compute: see ``Step``. Where layers stay in host memory, the weights of each of their operations are
+    copied over for long batches: one tensor at a time, the largest of them being added.
 
-        logits       output_tokens * vocabulary * 4
-        activations  batch_tokens * (3 * feed-forward width + 6 * embedding width) * 4
-        mask         context * batch_tokens * 6     (one copy in f32, one in f16)
-        attention    heads * context * batch_tokens * 4     (only without flash attention)
-        conversion   context * KV bytes of one layer in f16 (only for a quantised KV cache)
-        streaming    the largest layer in host memory       (only if some layers stay there:
-                     llama.cpp copies their weights over for long batches)
-
-    Raises ValueError for an unknown ``kv_type``.
+    Raises ValueError for an unknown ``shape.kv_type``.
     """
     layers = header.block_count or 0
-    parts_here = layers + 1 if gpu_layers < 0 else min(gpu_layers, layers + 1)
+    parts_here = _parts_on_gpu(header, shape)
     first_here = layers + 1 - parts_here
-    parts = _bytes_by_part(header)
-    compute_bytes = _compute_bytes(
-        header,
-        context_tokens=context_tokens,
-        kv_type=kv_type,
-        batch_tokens=batch_tokens,
-        output_tokens=output_tokens,
-        flash_attention=flash_attention,
-    )
+    step = Step(header, shape)
+    has_layers = parts_here > 1
+    compute_bytes = max(step.layers(on_gpu=True) if has_layers else 0, step.logits())
     return MemoryPlan(
-        weights_bytes=sum(size for part, size in parts.items() if part >= first_here),
-        kv_bytes=_share(_kv_bytes(header, context_tokens, kv_type), max(parts_here - 1, 0), layers),
-        compute_bytes=compute_bytes
-        + max((size for part, size in parts.items() if _INPUT < part < first_here), default=0),
+        weights_bytes=sum(size for part, size in _bytes_by_part(header).items() if part >= first_here),
+        kv_bytes=_share(_memory_bytes(header, shape), max(parts_here - 1, 0), layers),
+        compute_bytes=compute_bytes + _largest_tensor(header, first_here) if parts_here else 0,
         margin_bytes=margin_bytes,
+        scratch_bytes=step.scratch(on_gpu=True) if has_layers else 0,
     )
 
 
-def plan_host_memory(
-    header: GgufHeader,
-    *,
-    context_tokens: int,
-    kv_type: str,
-    batch_tokens: int,
-    margin_bytes: int,
-    output_tokens: int | None = None,
-    flash_attention: bool = True,
-) -> MemoryPlan:
-    """The host memory of a model that runs on the CPU alone. Parameters and formula as ``plan_memory``."""
+def plan_host_memory(header: GgufHeader, shape: Shape, *, margin_bytes: int) -> MemoryPlan:
+    """The host memory of a model that runs on the CPU alone.
+
+    Each weight counts once. Where ggml rearranges weights for the CPU at hand it has a copy beside the mapped
+    file, whose pages then are free to go.
+    """
+    step = Step(header, shape)
     return MemoryPlan(
         weights_bytes=header.weights_bytes,
-        kv_bytes=_kv_bytes(header, context_tokens, kv_type),
-        compute_bytes=_compute_bytes(
-            header,
-            context_tokens=context_tokens,
-            kv_type=kv_type,
-            batch_tokens=batch_tokens,
-            output_tokens=output_tokens,
-            flash_attention=flash_attention,
-        ),
+        kv_bytes=_memory_bytes(header, shape),
+        compute_bytes=max(step.layers(on_gpu=False), step.logits()),
         margin_bytes=margin_bytes,
+        output_bytes=step.outputs(),
+        scratch_bytes=step.scratch(on_gpu=False),
+    )
+
+
+def plan_beside_gpu(header: GgufHeader, shape: Shape) -> MemoryPlan:
+    """The host memory of a model that runs on a GPU, or of the layers that are left to the CPU."""
+    gpu, whole = plan_memory(header, shape, margin_bytes=0), plan_host_memory(header, shape, margin_bytes=0)
+    parts_here = _parts_on_gpu(header, shape)
+    step = Step(header, shape)
+    if parts_here > (header.block_count or 0):
+        compute_bytes, scratch_bytes = step.beside_a_gpu(), 0
+    else:
+        compute_bytes = step.layers(on_gpu=False) if parts_here else whole.compute_bytes
+        scratch_bytes = whole.scratch_bytes
+    return MemoryPlan(
+        weights_bytes=max(whole.weights_bytes - gpu.weights_bytes, 0),
+        kv_bytes=max(whole.kv_bytes - gpu.kv_bytes, 0),
+        compute_bytes=compute_bytes,
+        margin_bytes=0,
+        output_bytes=whole.output_bytes,
+        scratch_bytes=scratch_bytes,
     )
 
 
@@ -118,21 +126,35 @@ def refusal(plan: MemoryPlan, free_bytes: int | None, where: str, setting: str) 
         return None
     lower = f"{setting}.context" if where == "cpu" else f"{setting}.context or {setting}.gpu_layers"
     return (
-        f"needs {_mib_up(plan.total_bytes)} MiB on {where} (weights {_mib_up(plan.weights_bytes)}, "
-        f"context {_mib_up(plan.kv_bytes)}, compute {_mib_up(plan.compute_bytes)}, "
-        f"margin {_mib_up(plan.margin_bytes)}) but {free_bytes // _MIB} MiB are free; "
+        f"needs {_mib_up(plan.total_bytes)} MiB on {where} ({plan}) but {free_bytes // _MIB} MiB are free; "
         f"lower {lower}, or choose a smaller GGUF"
     )
 
 
+def _parts_on_gpu(header: GgufHeader, shape: Shape) -> int:
+    """Layers on the GPU; the output counts as one more."""
+    most = (header.block_count or 0) + 1
+    return most if shape.gpu_layers < 0 else min(shape.gpu_layers, most)
+
+
 def _bytes_by_part(header: GgufHeader) -> Counter[int]:
     """Bytes of each layer, by its number; the output counts as one layer more, the input as -1."""
+    parts: Counter[int] = Counter()
+    for part, size_bytes in _tensors(header):
+        parts[part] += size_bytes
+    return parts
+
+
+def _largest_tensor(header: GgufHeader, first_here: int) -> int:
+    """Bytes of the largest tensor in the layers before ``first_here``."""
+    return max((size for part, size in _tensors(header) if _INPUT < part < first_here), default=0)
+
+
+def _tensors(header: GgufHeader) -> list[tuple[int, int]]:
+    """The layer and the bytes of each tensor."""
     output = header.block_count or 0
     tied = not any(tensor.name.startswith("output.") for tensor in header.tensors)
-    parts: Counter[int] = Counter()
-    for tensor in header.tensors:
-        parts[_part(tensor.name, output, tied)] += tensor.size_bytes
-    return parts
+    return [(_part(tensor.name, output, tied), tensor.size_bytes) for tensor in header.tensors]
 
 
 def _part(tensor_name: str, output: int, tied: bool) -> int:
@@ -142,37 +164,12 @@ def _part(tensor_name: str, output: int, tied: bool) -> int:
     return output if layer is None else int(layer[1])
 
 
-def _kv_bytes(header: GgufHeader, context_tokens: int, kv_type: str) -> int:
-    return _cells(context_tokens) * (header.kv_bytes_per_token(kv_type) or 0)
-
-
-def _compute_bytes(
-    header: GgufHeader,
-    *,
-    context_tokens: int,
-    kv_type: str,
-    batch_tokens: int,
-    output_tokens: int | None,
-    flash_attention: bool,
-) -> int:
-    outputs = batch_tokens if output_tokens is None else output_tokens
-    cells = _cells(context_tokens)
-    width = header.embedding_length or 0
-    feed_forward = header.feed_forward_length or 4 * width
-    logits = outputs * (header.vocabulary_size or 0) * 4
-    activations = batch_tokens * (3 * feed_forward + 6 * width) * 4
-    mask = cells * batch_tokens * 6
-    attention = 0 if flash_attention else (header.head_count or 0) * cells * batch_tokens * 4
-    conversion = 0 if kv_type == "f16" else cells * _layer_kv_bytes(header)
-    return logits + activations + mask + attention + conversion
-
-
-def _layer_kv_bytes(header: GgufHeader) -> int:
-    return _share(header.kv_bytes_per_token("f16") or 0, 1, header.block_count or 0)
-
-
-def _cells(context_tokens: int) -> int:
-    return -(-context_tokens // _KV_CELL_STEP_TOKENS) * _KV_CELL_STEP_TOKENS
+def _memory_bytes(header: GgufHeader, shape: Shape) -> int:
+    """KV cache of all layers, and the states of recurrent ones; an encoder has neither."""
+    if not is_causal(header):
+        return 0
+    kv_bytes = cells(shape.context_tokens) * (header.kv_bytes_per_token(shape.kv_type) or 0)
+    return kv_bytes + shape.sequences * header.state_bytes
 
 
 def _share(total: int, part: int, whole: int) -> int:

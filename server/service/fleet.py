@@ -19,6 +19,7 @@ from server.engine.llamacpp.library import Library
 from server.engine.pace import Speed
 from server.gpu.guard import Sight
 from server.gpu.nvml import GpuReading, Nvml
+from server.service.devices import Devices
 from server.service.faults import Faults
 from server.service.gate import Gate
 from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
@@ -86,7 +87,7 @@ class Fleet:
         disk_cache: DiskCache,
     ) -> None:
         self._catalogue = catalogue
-        self._placements = Placements(library, nvml)
+        self._placements = Placements(Devices(library, nvml))
         self._loader = Loader(catalogue, library, self._placements, disk_cache)
         self._max_context_tokens = max_context_tokens
         self._berths: dict[str, _Berth] = {}
@@ -225,7 +226,7 @@ class Fleet:
             if berth.loaded is not None:
                 device = berth.entry.settings.device
                 margins[device] = max(margins.get(device, 0), berth.loaded.placement.plan.margin_bytes)
-        return await asyncio.to_thread(self._placements.sight, margins)
+        return await asyncio.to_thread(self._placements.devices.sight, margins)
 
     async def spill(self, device: str) -> None:
         """Finished conversations on ``device`` go to host memory."""
@@ -241,12 +242,12 @@ class Fleet:
 
     def gpus(self) -> tuple[GpuReading, ...]:
         """What NVML says of the cards now."""
-        return self._placements.gpus()
+        return self._placements.devices.gpus()
 
     @property
     def gpu_fault(self) -> str | None:
         """Why there are no readings, or None."""
-        return self._placements.gpu_fault
+        return self._placements.devices.gpu_fault
 
     async def close(self) -> None:
         """Unload everything; requests under way end with an error, and no new ones are taken."""
@@ -294,14 +295,19 @@ class Fleet:
         self._start_clock(berth)
 
     async def _load(self, berth: _Berth) -> Loaded | LoadedEmbedder:
-        """Load into the berth's device, whose lock is held; idle models make room if need be."""
+        """Load into the berth's device, whose lock is held.
+
+        Idle models make room if need be; only if that is not enough, the model has to do with less.
+        """
+        whole = True
         while True:
             try:
-                return await asyncio.to_thread(self._loader.load, berth.entry)
+                return await asyncio.to_thread(self._loader.load, berth.entry, whole=whole)
             except NoRoom as refusal:
                 leaving = who_must_go(refusal.missing_bytes, self._idle_on(berth.entry.settings.device))
-                if not leaving:
+                if not leaving and not whole:
                     raise
+                whole = whole and bool(leaving)
             # What was planned for them is not exactly what they took: then the next look says so.
             reason = f"to make room for {berth.entry.name.display}"
             await self._make_room([self._berths[weights] for weights in leaving], reason)
@@ -354,9 +360,10 @@ class Fleet:
 
     async def _unload(self, berth: _Berth, loaded: Loaded | LoadedEmbedder) -> None:
         """Close an engine, and see whether its device's memory comes back."""
-        before = await asyncio.to_thread(self._placements.free_on_gpu, loaded.placement)
+        devices, placement = self._placements.devices, loaded.placement
+        before = await asyncio.to_thread(devices.free_on_gpu, placement.device)
         await asyncio.to_thread(loaded.engine.close)
-        kept = await asyncio.to_thread(self._placements.kept_back, loaded.placement, before)
+        kept = await asyncio.to_thread(devices.kept_back, placement.device, placement.vram_bytes, before)
         if kept is not None:
             name = berth.entry.name.display
             logger.warning("%s: %s", name, kept)

@@ -73,8 +73,8 @@ class Loader:
         """Models that are being loaded, with the part of their weights that is there."""
         return dict(self._progress)
 
-    def load(self, entry: Entry) -> Loaded | LoadedEmbedder:
-        """The model of ``entry`` in the memory of its device.
+    def load(self, entry: Entry, *, whole: bool = False) -> Loaded | LoadedEmbedder:
+        """The model of ``entry`` in the memory of its device; ``whole`` gives up none of its settings.
 
         Raises:
             NoRoom: the device has too little free memory; nothing was allocated.
@@ -82,7 +82,9 @@ class Loader:
         """
         started_s = time.monotonic()
         installed = self._catalogue.inspect(entry)
-        placement = self._placements.place(installed)
+        placement = self._placements.place(installed, whole=whole)
+        if placement.reduced is not None:
+            logger.warning("%s is loaded with less: %s", entry.name.display, placement.reduced)
         spec = _spec(installed, placement, self._disk_cache)
         if installed.embeds:
             loaded: Loaded | LoadedEmbedder = LoadedEmbedder(
@@ -125,20 +127,20 @@ class Loader:
 
 
 def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> EngineSpec:
-    settings = installed.entry.settings
+    settings, tuning = installed.entry.settings, placement.tuning
     return EngineSpec(
         path=settings.path,
         device=placement.device,
-        context_tokens=placement.context_tokens,
-        gpu_layers=settings.gpu_layers,
-        kv_type=settings.kv_type,
+        context_tokens=tuning.context,
+        gpu_layers=tuning.gpu_layers,
+        kv_type=tuning.kv_type,
         flash_attention=settings.flash_attention,
         threads=settings.threads,
         slots=settings.slots,
         queue=settings.queue,
-        batch_tokens=settings.batch,
+        batch_tokens=tuning.batch,
         stall_s=settings.stall_ms / 1000,
-        draft_tokens=settings.draft,
+        draft_tokens=tuning.draft,
         digest=installed.file.fingerprint,
         host_cache_bytes=settings.host_cache_mib * MIB,
         cache_dir=disk_cache.folder,

@@ -1,29 +1,18 @@
 """Where a model goes, and whether it fits there: settings, ggml's devices and NVML's readings together."""
 
-import re
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
-from server.engine.embeddings import is_causal, reads_in_one_piece
-from server.engine.engine import logit_rows
-from server.engine.llamacpp.library import Library
-from server.gpu.guard import Sight, Watched
-from server.gpu.host import available_ram_bytes
-from server.gpu.nvml import GpuReading, Nvml
-from server.gpu.placement import match_devices
-from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
-from server.service.cards import cuda_devices
+from server.engine.embeddings import embedding_batch
+from server.engine.engine import logit_rows, sequences_of
+from server.gpu.compute import Shape, uses_flash_attention
+from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least
+from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal
+from server.service.devices import Devices
 
 MIB = 2**20
-RETURNED_SHARE = 0.8
-"""Plans are on the safe side: so much of one must come back when its model goes."""
-
-_LOOKS_FOR_RETURN, _BETWEEN_LOOKS_S = 10, 0.2
-_CUDA_NAME = re.compile(r"CUDA(\d+)")
 
 
 class NoRoom(ModelLoadFailed):
@@ -35,16 +24,35 @@ class NoRoom(ModelLoadFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """``device`` in ggml's words (``CPU``, ``CUDA0``), the window, and the plan for that device's memory.
+class Reduced:
+    """What a model has to do without, because all of it did not fit; ``reason`` has the numbers."""
 
-    ``host_bytes`` is what stays in the computer's own memory.
+    reason: str
+    settings: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        given_up = ", ".join(f"{one.setting} {one.wished} → {one.planned}" for one in self.settings)
+        return f"{given_up}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """``device`` in ggml's words (``CPU``, ``CUDA0``), how the model is to be loaded, and the plan for that
+    device's memory.
+
+    ``host_bytes`` is what stays in the computer's own memory. ``reduced`` None: all is as the settings say.
     """
 
     device: str
-    context_tokens: int
+    tuning: Tuning
     plan: MemoryPlan
     host_bytes: int
+    reduced: Reduced | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        """The window."""
+        return self.tuning.context
 
     @property
     def size_bytes(self) -> int:
@@ -59,70 +67,37 @@ class Placement:
     @property
     def freed_bytes(self) -> int:
         """What its device has more once the model is gone. Mapped weights never count as taken on the CPU."""
-        return self.plan.kv_bytes + self.plan.compute_bytes if self.device == "CPU" else self.vram_bytes
+        return self.plan.working_bytes if self.device == "CPU" else self.vram_bytes
 
 
 class Placements:
     """Checks a model against the device that its settings name, before anything is allocated."""
 
-    def __init__(self, library: Library, nvml: Nvml) -> None:
-        self._library = library
-        self._nvml = nvml
+    def __init__(self, devices: Devices) -> None:
+        self.devices = devices
 
-    def gpus(self) -> tuple[GpuReading, ...]:
-        """What NVML says of the cards now."""
-        return self._nvml.devices()
-
-    @property
-    def gpu_fault(self) -> str | None:
-        """Why there are no readings, or None."""
-        return self._nvml.reason
-
-    def sight(self, margins_bytes: Mapping[str, int]) -> Sight:
-        """What is free on each device of ``margins_bytes``, and what is wrong with which card."""
-        devices = {
-            device: Watched(self.free_bytes(device), margin_bytes)
-            for device, margin_bytes in margins_bytes.items()
-        }
-        cards = {f"GPU {card.index} ({card.name or 'unknown'})": card.fault for card in self.gpus()}
-        faults = {name: fault for name, fault in cards.items() if fault}
-        return Sight(devices, faults)
-
-    def free_on_gpu(self, placement: Placement) -> int | None:
-        """Free memory of the placement's GPU; None on the CPU, or if nobody knows."""
-        index = _CUDA_NAME.fullmatch(placement.device)
-        return self.free_bytes(f"cuda:{index[1]}") if index else None
-
-    def kept_back(self, placement: Placement, before_bytes: int | None) -> str | None:
-        """Where too little of a model's memory has come back since ``before_bytes`` were free: so in words.
-
-        Blocks for up to two seconds: drivers take their time.
-        """
-        came_back_bytes = self._came_back(placement, before_bytes)
-        for _ in range(_LOOKS_FOR_RETURN):
-            if came_back_bytes is None or came_back_bytes >= RETURNED_SHARE * placement.vram_bytes:
-                return None
-            time.sleep(_BETWEEN_LOOKS_S)
-            came_back_bytes = self._came_back(placement, before_bytes)
-        return (
-            f"only {max(came_back_bytes or 0, 0) // MIB} MiB of its {placement.vram_bytes // MIB} MiB on "
-            f"{placement.device} came back; if that goes on, restart the service"
-        )
-
-    def _came_back(self, placement: Placement, before_bytes: int | None) -> int | None:
-        free_bytes = self.free_on_gpu(placement)
-        return None if before_bytes is None or free_bytes is None else free_bytes - before_bytes
-
-    def place(self, installed: Installed) -> Placement:
-        """Where the model goes.
+    def place(self, installed: Installed, *, whole: bool = False) -> Placement:
+        """Where the model goes, and with what it has to do there; ``whole`` gives up nothing.
 
         Raises:
             NoRoom: the device has too little free memory.
             ModelLoadFailed: the device is not there.
         """
-        placement = self._plan(installed, installed.window_tokens)
-        self._refuse(installed, placement.plan)
-        return placement
+        entry = installed.entry
+        device, wished = self.devices.ggml_name(entry.settings.device, entry.section), _wished(installed)
+        placement = _placement(installed, device, wished)
+        free_bytes = self.devices.free_bytes(installed.entry.settings.device)
+        refused = _refusal(installed, placement.plan, free_bytes)
+        if refused is None or free_bytes is None:
+            return placement
+        steps = {} if whole else _steps(installed, wished)
+        needs = partial(_plan, installed, device)
+        found = fitting_plan(wished, steps, needs, free_bytes)
+        if found is None:
+            raise _no_room(installed, refused, needs(least(wished, steps)), free_bytes, steps)
+        # What comes after the numbers is a remedy, and has been applied.
+        reason = refused.partition(";")[0]
+        return replace(_placement(installed, device, found), reduced=_reduced(installed, found, reason))
 
     def regrow(self, installed: Installed, before: Placement, context_tokens: int) -> Placement:
         """The same place with a larger window.
@@ -130,84 +105,98 @@ class Placements:
         Raises:
             NoRoom: what it takes more is not free.
         """
-        after = self._plan(installed, context_tokens)
+        after = _placement(installed, before.device, replace(before.tuning, context=context_tokens))
         more = MemoryPlan(
             weights_bytes=0,
             kv_bytes=after.plan.kv_bytes - before.plan.kv_bytes,
             compute_bytes=after.plan.compute_bytes - before.plan.compute_bytes,
+            scratch_bytes=after.plan.scratch_bytes - before.plan.scratch_bytes,
             margin_bytes=after.plan.margin_bytes,
         )
-        self._refuse(installed, more)
-        return after
-
-    def _plan(self, installed: Installed, context_tokens: int) -> Placement:
-        settings = installed.entry.settings
-        device = self._ggml_device(installed)
-        batch_tokens, output_tokens = _batch(installed, context_tokens)
-        shape: dict[str, Any] = {
-            "context_tokens": context_tokens,
-            "batch_tokens": batch_tokens,
-            "margin_bytes": settings.memory_margin_mib * MIB,
-            "output_tokens": output_tokens,
-            "flash_attention": settings.flash_attention != "off",
-            "kv_type": settings.kv_type,
-        }
-        host = plan_host_memory(installed.header, **shape)
-        if device == "CPU":
-            return Placement(device, context_tokens, host, host.total_bytes - host.margin_bytes)
-        plan = plan_memory(installed.header, gpu_layers=settings.gpu_layers, **shape)
-        return Placement(device, context_tokens, plan, max(host.weights_bytes - plan.weights_bytes, 0))
-
-    def _refuse(self, installed: Installed, plan: MemoryPlan) -> None:
-        device = installed.entry.settings.device
-        free_bytes = self.free_bytes(device)
-        reason = refusal(plan, free_bytes, device, installed.entry.section)
-        if reason is not None:
-            missing_bytes = plan.total_bytes - (free_bytes or 0)
-            raise NoRoom(f"model '{installed.entry.name.display}' {reason}", missing_bytes)
-
-    def _ggml_device(self, installed: Installed) -> str:
-        settings, section = installed.entry.settings, installed.entry.section
-        if settings.device == "cpu":
-            return "CPU"
-        wanted = settings.device.replace(":", "").casefold()
-        names = [device.name for device in self._library.devices()]
-        if found := next((name for name in names if name.casefold() == wanted), None):
-            return found
-        seen = ", ".join(names)
-        raise ModelLoadFailed(
-            f'{section}.device = "{settings.device}", but this llama-cpp-python sees only: {seen}. '
-            f'Install a CUDA build of it, or set {section}.device = "cpu"'
-        )
-
-    def free_bytes(self, device: str) -> int | None:
-        """Free memory of a device: NVML's word, ggml's where NVML is silent; None if nobody knows."""
-        if device == "cpu":
-            return available_ram_bytes()
-        if not device.startswith("cuda:"):
-            return next(
-                (
-                    known.memory_free_bytes
-                    for known in self._library.devices()
-                    if known.name.casefold() == device.replace(":", "")
-                ),
-                None,
-            )
-        index = int(device.removeprefix("cuda:"))
-        # Asked first: it makes CUDA take its own part of the card, which NVML then counts as used.
-        cuda = cuda_devices(self._library)
-        reading = match_devices([known for known, _ in cuda], self._nvml.devices()).get(index)
-        if reading is not None and reading.memory_free_bytes is not None:
-            return reading.memory_free_bytes
-        return next((free for known, free in cuda if known.index == index), None)
+        free_bytes = self.devices.free_bytes(installed.entry.settings.device)
+        refused = _refusal(installed, more, free_bytes)
+        if refused is not None:
+            raise _no_room(installed, refused, more, free_bytes or 0, {})
+        reason = before.reduced and before.reduced.reason
+        return replace(after, reduced=_reduced(installed, after.tuning, reason) if reason else None)
 
 
-def _batch(installed: Installed, context_tokens: int) -> tuple[int, int]:
-    """How many tokens are read at once, and how many of them get a row of logits."""
+def _wished(installed: Installed) -> Tuning:
+    """What the settings say."""
     settings = installed.entry.settings
-    if not installed.embeds:
-        return settings.batch, logit_rows(settings.slots, settings.draft)
-    in_one_piece = reads_in_one_piece(installed.header)
-    batch_tokens = max(settings.batch, context_tokens) if in_one_piece else settings.batch
-    # An encoder has no logits at all; a decoder that is read for its vectors computes them nonetheless.
-    return batch_tokens, batch_tokens if is_causal(installed.header) else 0
+    return Tuning(
+        settings.draft, settings.batch, settings.kv_type, installed.window_tokens, settings.gpu_layers
+    )
+
+
+def _steps(installed: Installed, wished: Tuning) -> Ladders:
+    """What may be given up: nothing that the user has set, and of a model that embeds nothing but tokens."""
+    settings = installed.entry.settings
+    if settings.fit == "off":
+        return {}
+    on_gpu = settings.device != "cpu"
+    out_of_question = {"draft", "kv_type"} if installed.embeds else set()
+    return ladders(
+        installed.header,
+        wished,
+        flash_attention=uses_flash_attention(installed.header, settings.flash_attention, on_gpu=on_gpu),
+        kept=settings.set_by_user | out_of_question,
+        spills=settings.fit == "layers" and on_gpu,
+    )
+
+
+def _placement(installed: Installed, device: str, tuning: Tuning) -> Placement:
+    plan = _plan(installed, device, tuning)
+    if device == "CPU":
+        return Placement(device, tuning, plan, plan.total_bytes - plan.margin_bytes)
+    beside = plan_beside_gpu(installed.header, _shape(installed, tuning))
+    return Placement(device, tuning, plan, beside.total_bytes)
+
+
+def _plan(installed: Installed, device: str, tuning: Tuning) -> MemoryPlan:
+    margin_bytes = installed.entry.settings.memory_margin_mib * MIB
+    plan_for = plan_host_memory if device == "CPU" else plan_memory
+    return plan_for(installed.header, _shape(installed, tuning), margin_bytes=margin_bytes)
+
+
+def _shape(installed: Installed, tuning: Tuning) -> Shape:
+    settings = installed.entry.settings
+    if installed.embeds:
+        batch_tokens, sequences = embedding_batch(installed.header, tuning.batch, tuning.context)
+        context_tokens, output_tokens = max(tuning.context, batch_tokens), batch_tokens
+    else:
+        context_tokens, batch_tokens = tuning.context, tuning.batch
+        sequences, output_tokens = sequences_of(settings.slots), logit_rows(settings.slots, tuning.draft)
+    return Shape(
+        context_tokens=context_tokens,
+        batch_tokens=batch_tokens,
+        output_tokens=output_tokens,
+        sequences=sequences,
+        kv_type=tuning.kv_type,
+        flash_attention=settings.flash_attention,
+        gpu_layers=tuning.gpu_layers,
+        embeds=installed.embeds,
+    )
+
+
+def _refusal(installed: Installed, plan: MemoryPlan, free_bytes: int | None) -> str | None:
+    return refusal(plan, free_bytes, installed.entry.settings.device, installed.entry.section)
+
+
+def _no_room(
+    installed: Installed, refused: str, smallest: MemoryPlan, free_bytes: int, steps: Ladders
+) -> NoRoom:
+    text = f"model '{installed.entry.name.display}' {refused}"
+    if steps:
+        given_up = ", ".join(f"{name} = {ladder[0]}" for name, ladder in steps.items())
+        text += f". Even with {given_up} it needs {-(-smallest.total_bytes // MIB)} MiB ({smallest})"
+    return NoRoom(text, smallest.total_bytes - free_bytes)
+
+
+def _reduced(installed: Installed, tuning: Tuning, reason: str) -> Reduced | None:
+    """Where ``tuning`` falls short of the settings; None: nowhere. A window may have grown beyond them."""
+    wished = _wished(installed)
+    wished = replace(wished, context=max(wished.context, tuning.context))
+    section = installed.entry.section
+    given_up = tuple(replace(one, setting=f"{section}.{one.setting}") for one in changes(wished, tuning))
+    return Reduced(reason, given_up) if given_up else None

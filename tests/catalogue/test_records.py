@@ -344,6 +344,21 @@ def test_where_a_model_runs(folder: Path, parameters: dict[str, int], device: st
     assert (plain.device, plain.gpu_layers) == ("cuda:0", -1)
 
 
+def test_what_a_further_model_was_given_counts_as_set_and_the_generators_window_does_not(
+    folder: Path,
+) -> None:
+    catalogue = Catalogue(settings(folder, batch=256))
+    assert catalogue.of(Role.GENERATOR).settings.set_by_user >= {"batch", "context", "device"}
+
+    plain = own(catalogue, "plain").settings.set_by_user
+    assert "batch" in plain
+    assert not plain & {"context", "gpu_layers"}
+    asked = own(catalogue, "asked", parameters=Parameters(num_ctx=1024, num_gpu=3)).settings
+    assert asked.set_by_user >= {"context", "gpu_layers", "batch"}
+    same = alias(catalogue, "same", "big:7b").settings
+    assert same.set_by_user == catalogue.of(Role.GENERATOR).settings.set_by_user
+
+
 def test_all_names_over_the_same_weights_run_in_the_same_place(folder: Path) -> None:
     catalogue = Catalogue(settings(folder, device="cuda:0"))
     own(catalogue, "plain")

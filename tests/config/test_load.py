@@ -72,6 +72,15 @@ def test_the_plain_name_of_a_variable_loses_to_the_prefixed_one(name: str) -> No
     assert getattr(load(environ=both).router, name) == 5000
 
 
+def test_a_model_knows_which_of_its_settings_are_no_mere_defaults(write: Write) -> None:
+    file = write("[generator]\nbatch = 512\n[helper]\nslots = 2")
+    environ = {"LLM_OPTIMIZER_GENERATOR__DRAFT": "63", "OLLAMA_CONTEXT_LENGTH": "4096"}
+    settings = load(file, environ, {"generator": {"kv_type": "f16", "queue": None}})
+    assert settings.generator.set_by_user == {"batch", "draft", "context", "kv_type"}
+    assert settings.helper.set_by_user == {"slots"}
+    assert load().generator.set_by_user == frozenset()
+
+
 def test_a_flag_of_none_was_not_given() -> None:
     assert load(flags={"listen": None, "generator": {"path": None}}) == load()
 

@@ -1,14 +1,14 @@
 """The plan as the child makes it, without a card: ggml's and NVML's words are given."""
 
+import re
 from pathlib import Path
 
 from server.catalogue import Catalogue
 from server.config import load_settings
 from server.doctor.facts import Planned
-from server.doctor.native import planned_models
+from server.doctor.native import Shared, planned_models
 from server.engine.llamacpp.devices import Device
 from server.gpu.nvml import GpuReading
-from server.service.placement import Placements
 from tests.running import embedded_config
 
 MIB = 2**20
@@ -38,8 +38,8 @@ def plan(model: Path, folder: Path, free_mib: int, **helper: str) -> tuple[Plann
     config.write_text(
         embedded_config(model, generator={"device": "cuda:0"}, helper={"device": "cuda:0", **helper})
     )
-    placements = Placements(GivenLibrary(), GivenNvml(free_mib))  # type: ignore[arg-type]
-    return tuple(planned_models(Catalogue(load_settings(config, {}, {})), placements))
+    devices = Shared(GivenLibrary(), GivenNvml(free_mib))  # type: ignore[arg-type]
+    return tuple(planned_models(Catalogue(load_settings(config, {}, {})), devices))
 
 
 def test_the_second_model_on_a_card_has_what_the_first_leaves(embedded_model: Path, tmp_path: Path) -> None:
@@ -51,12 +51,17 @@ def test_the_second_model_on_a_card_has_what_the_first_leaves(embedded_model: Pa
     assert generator.refusal is helper.refusal is None
 
 
-def test_what_fits_alone_but_not_beside_the_other_is_refused(embedded_model: Path, tmp_path: Path) -> None:
-    generator, helper = plan(embedded_model, tmp_path, 600)
-    assert generator.refusal is None
+def test_what_fits_alone_has_to_do_with_less_beside_the_other(embedded_model: Path, tmp_path: Path) -> None:
+    generator, helper = plan(embedded_model, tmp_path, 570)
+    assert (generator.refusal, generator.reduced) == (None, None)
+    assert helper.refusal is None
+    assert "helper.batch 512 → " in (helper.reduced or "")
+
+
+def test_what_finds_no_place_beside_the_other_is_refused(embedded_model: Path, tmp_path: Path) -> None:
+    _, helper = plan(embedded_model, tmp_path, 555)
     assert helper.refusal is not None
-    assert helper.refusal.startswith("beside the other model it needs ")
-    assert helper.refusal.endswith("lower helper.context or helper.gpu_layers, or choose a smaller GGUF")
+    assert re.search(r"needs \d+ MiB on cuda:0 .* MiB are free", helper.refusal)
 
 
 def test_what_does_not_fit_at_all_has_the_numbers_of_the_placement(
@@ -66,7 +71,7 @@ def test_what_does_not_fit_at_all_has_the_numbers_of_the_placement(
     assert generator.refusal is not None
     assert generator.free_bytes == helper.free_bytes == 100 * MIB
     assert generator.total_bytes is not None
-    assert f"needs {-(-generator.total_bytes // MIB)} MiB on cuda:0" in generator.refusal
+    assert f"it needs {-(-generator.total_bytes // MIB)} MiB" in generator.refusal
 
 
 def test_a_device_that_is_not_there_and_a_file_that_is_not(embedded_model: Path, tmp_path: Path) -> None:

@@ -116,10 +116,16 @@ def preamble(*, version: int = 3, tensors: int = 0, keys: int = 0) -> bytes:
 def gguf_bytes(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), *, version: int = 3) -> bytes:
     """A whole GGUF."""
     tensors = tuple(tensors)
+    head = gguf_head(metadata, tensors, version=version)
+    return head + b"".join(tensor.content for tensor in tensors)
+
+
+def gguf_head(metadata: Mapping[str, Any], tensors: tuple[Tensor, ...], *, version: int = 3) -> bytes:
+    """All of a GGUF that stands before the tensors' contents."""
     infos = _tensor_infos(tensors)
     pairs = b"".join(text(key) + value_bytes(value) for key, value in metadata.items())
     head = preamble(version=version, tensors=len(tensors), keys=len(metadata)) + pairs + infos
-    return head + bytes(-len(head) % ALIGNMENT) + b"".join(tensor.content for tensor in tensors)
+    return head + bytes(-len(head) % ALIGNMENT)
 
 
 def _tensor_infos(tensors: tuple[Tensor, ...]) -> bytes:

@@ -1,10 +1,11 @@
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from server.engine.gguf.header import GgufHeader, TensorInfo
-from server.gpu.plan import MemoryPlan, plan_host_memory, plan_memory, refusal
+from server.gpu.compute import Shape
+from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal
 
 MIB = 2**20
 MARGIN = 256 * MIB
@@ -38,15 +39,18 @@ def tied() -> GgufHeader:
     return header(("token_embd.weight", EMBEDDING), *layers, ("output_norm.weight", NORM))
 
 
-def plan(model: GgufHeader, **changes: Any) -> MemoryPlan:
+def shape(**changes: Any) -> Shape:
     usual: dict[str, Any] = {
         "context_tokens": 32768,
-        "kv_type": "f16",
         "batch_tokens": 512,
-        "gpu_layers": -1,
-        "margin_bytes": MARGIN,
+        "output_tokens": 64,
+        "sequences": 4,
     }
-    return plan_memory(model, **(usual | changes))
+    return Shape(**(usual | changes))
+
+
+def plan(model: GgufHeader, **changes: Any) -> MemoryPlan:
+    return plan_memory(model, shape(**changes), margin_bytes=MARGIN)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +77,20 @@ def test_weights_and_context_go_where_their_layers_go(
 
 
 def test_the_host_holds_everything() -> None:
-    planned = plan_host_memory(
-        untied(), context_tokens=2048, kv_type="f16", batch_tokens=512, margin_bytes=MARGIN
-    )
+    planned = plan_host_memory(untied(), shape(context_tokens=2048), margin_bytes=MARGIN)
 
     assert planned.weights_bytes == EMBEDDING + 28 * LAYER + OUTPUT + NORM
     assert planned.kv_bytes == 2048 * 57_344
+    assert planned.margin_bytes == MARGIN
+
+
+@pytest.mark.parametrize("gpu_layers", [-1, 29, 28, 14, 1, 0])
+def test_card_and_host_share_weights_and_context_out_among_them(gpu_layers: int) -> None:
+    on_card = plan(untied(), gpu_layers=gpu_layers)
+    beside = plan_beside_gpu(untied(), shape(gpu_layers=gpu_layers))
+
+    assert on_card.weights_bytes + beside.weights_bytes == EMBEDDING + 28 * LAYER + OUTPUT + NORM
+    assert on_card.kv_bytes + beside.kv_bytes == 32768 * 57_344
 
 
 @pytest.mark.parametrize(
@@ -89,90 +101,89 @@ def test_context_is_counted_by_type_and_rounded_up(context_tokens: int, kv_type:
     assert plan(untied(), context_tokens=context_tokens, kv_type=kv_type).kv_bytes == kv_bytes
 
 
-def test_the_formula() -> None:
-    compute_bytes = plan(untied(), context_tokens=4096, kv_type="q8_0", output_tokens=4).compute_bytes
-
-    logits = 4 * 152064 * 4
-    activations = 512 * (3 * 18944 + 6 * 3584) * 4
-    mask = 4096 * 512 * 6
-    conversion = 4096 * 2 * 4 * 128 * 2
-    assert compute_bytes == logits + activations + mask + conversion
+LAYER_KV = 2 * 4 * 128 * 2
+MASK, PLACES = 2 * 512, 3 * 8 * 512
 
 
-def test_without_a_count_every_token_may_ask_for_logits() -> None:
-    difference = plan(untied()).compute_bytes - plan(untied(), output_tokens=1).compute_bytes
+def test_the_widest_place_is_the_feed_forward_part() -> None:
+    feed_forward = 512 * (3 * 18944 + 4 * 3584) * 4
+    for kv_type in ("f16", "q8_0"):
+        planned = plan(untied(), context_tokens=4096, kv_type=kv_type)
+        assert planned.compute_bytes == 4096 * MASK + PLACES + feed_forward
 
-    assert difference == 511 * 152064 * 4
+
+def test_a_long_quantised_context_is_converted_on_the_card_alone() -> None:
+    attention = 512 * (2 * 3584 + 3 * 3584 + 2 * 512) * 4
+    long = {"context_tokens": 65536, "kv_type": "q8_0"}
+
+    assert plan(untied(), **long).compute_bytes == 65536 * (MASK + LAYER_KV) + PLACES + attention
+    host = plan_host_memory(untied(), shape(**long), margin_bytes=0)
+    assert host.compute_bytes < plan(untied(), **long).compute_bytes - 20 * MIB
 
 
-def test_layers_left_in_host_memory_are_copied_through_the_card() -> None:
+def test_without_flash_attention_all_pairs_are_kept() -> None:
+    planned = plan(untied(), context_tokens=8192, flash_attention="off")
+
+    pairs = 28 * 8192 * 512 * 4
+    assert pairs < planned.compute_bytes < 1.15 * pairs
+    assert planned.scratch_bytes == pairs // 2
+
+
+def test_heads_that_cuda_cannot_flash_are_planned_without() -> None:
+    odd = header(attention__key_length=100, attention__value_length=100)
+
+    assert plan(odd).compute_bytes == plan(odd, flash_attention="off").compute_bytes
+    assert plan(odd, flash_attention="on").compute_bytes < plan(odd).compute_bytes / 4
+
+
+def test_logits_count_only_where_they_are_wider_than_the_layers() -> None:
+    assert plan(untied(), output_tokens=8) == plan(untied(), output_tokens=64)
+    assert plan(untied(), output_tokens=512).compute_bytes == 512 * (152064 + 3 * 3584) * 4
+
+
+def test_rows_of_logits_are_handed_out_in_host_memory() -> None:
+    assert plan(untied()).output_bytes == 0
+    assert plan_beside_gpu(untied(), shape()).output_bytes == 64 * 152064 * 4
+    assert plan_beside_gpu(untied(), shape(output_tokens=1, sequences=20)).output_bytes == 20 * 152064 * 4
+
+
+def test_a_batch_has_equally_many_tokens_of_each_sequence() -> None:
+    assert plan(untied(), sequences=20).compute_bytes == plan(untied(), batch_tokens=520).compute_bytes
+
+
+def test_a_step_is_no_longer_than_the_context() -> None:
+    short = {"context_tokens": 512, "output_tokens": 512}
+    assert plan(untied(), batch_tokens=2048, **short) == plan(untied(), batch_tokens=512, **short)
+
+
+def test_weights_left_in_host_memory_are_copied_through_the_card() -> None:
     assert plan(untied(), gpu_layers=14).compute_bytes - plan(untied()).compute_bytes == LAYER
-    assert plan(untied(), gpu_layers=0).compute_bytes - plan(untied()).compute_bytes == OUTPUT + NORM
 
 
-# Measured with llama.cpp on a CPU: the size that it reports for its compute buffer.
-SMOL = {
-    "block_count": 30,
-    "embedding_length": 576,
-    "feed_forward_length": 1536,
-    "attention__head_count": 9,
-    "attention__head_count_kv": 3,
-    "vocab_size": 49152,
-}
-QWEN = {
-    "block_count": 24,
-    "embedding_length": 896,
-    "feed_forward_length": 4864,
-    "attention__head_count": 14,
-    "attention__head_count_kv": 2,
-    "vocab_size": 151936,
-}
+def test_a_card_without_layers_computes_nothing_but_the_output() -> None:
+    logits = 64 * (152064 + 3 * 3584) * 4
+    assert plan(untied(), gpu_layers=1).compute_bytes == logits + LAYER
+    assert plan(untied(), gpu_layers=0).total_bytes == MARGIN
 
 
-class Measured(NamedTuple):
-    facts: dict[str, int]
-    context_tokens: int
-    batch_tokens: int
-    output_tokens: int
-    kv_type: str
-    flash_attention: bool
-    compute_mib: float
+def test_an_encoder_has_neither_cache_nor_logits_but_rows_for_them() -> None:
+    encoder = header(attention__causal=False)
+    planned = plan_host_memory(encoder, shape(output_tokens=512, embeds=True), margin_bytes=0)
+
+    assert planned.kv_bytes == 0
+    assert planned.compute_bytes == 512 * MASK + PLACES + 512 * (3 * 18944 + 4 * 3584) * 4
+    assert planned.output_bytes == 512 * (152064 + 3584) * 4
 
 
-@pytest.mark.parametrize(
-    "measured",
-    [
-        Measured(SMOL, 2048, 128, 64, "f16", True, 12.42),
-        Measured(SMOL, 2048, 512, 512, "f16", True, 102.51),
-        Measured(SMOL, 8192, 512, 512, "f16", True, 98.25),
-        Measured(SMOL, 8192, 512, 64, "q8_0", True, 20.42),
-        Measured(SMOL, 8192, 512, 64, "f16", False, 166.38),
-        Measured(SMOL, 8192, 128, 8, "f16", True, 5.38),
-        Measured(SMOL, 2048, 512, 1, "f16", True, 15.51),
-        Measured(QWEN, 2048, 128, 64, "f16", True, 37.75),
-        Measured(QWEN, 8192, 512, 512, "f16", True, 300.25),
-        Measured(QWEN, 8192, 512, 64, "q8_0", True, 41.79),
-        Measured(QWEN, 8192, 512, 64, "f16", False, 249.26),
-        Measured(QWEN, 8192, 128, 8, "f16", True, 10.88),
-        Measured(QWEN, 2048, 512, 1, "f16", True, 37.51),
-    ],
-)
-def test_compute_is_planned_above_what_was_measured_but_not_wildly(measured: Measured) -> None:
-    planned = plan(
-        header(**measured.facts),
-        context_tokens=measured.context_tokens,
-        batch_tokens=measured.batch_tokens,
-        output_tokens=measured.output_tokens,
-        kv_type=measured.kv_type,
-        flash_attention=measured.flash_attention,
-    )
+def test_a_decoder_that_embeds_computes_logits_nonetheless() -> None:
+    planned = plan_host_memory(untied(), shape(output_tokens=512, embeds=True), margin_bytes=0)
 
-    assert measured.compute_mib <= planned.compute_bytes / MIB <= 1.4 * measured.compute_mib + 50
+    assert planned.compute_bytes == 512 * (152064 + 3 * 3584) * 4
 
 
 def test_a_header_that_says_nothing_is_planned_by_its_tensors() -> None:
     bare = GgufHeader(Path("m.gguf"), 0, 3, {}, (TensorInfo("w", (1,), "F32", LAYER),), 0)
-    planned = plan(bare, output_tokens=1)
+    planned = plan(bare)
 
     assert (planned.weights_bytes, planned.kv_bytes) == (LAYER, 0)
 

@@ -17,9 +17,9 @@ from server.config import load_settings
 from server.domain.chat import ChatRequest, Message, RunOptions
 from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull
 from server.routing.decide import Strategy
+from server.service.devices import Devices
 from server.service.helper import LoadedHelper
 from server.service.loading import Loader
-from server.service.placement import Placements
 from server.service.report import Outcome
 from server.service.service import Service
 from tests.e2e.conversations import as_several_messages
@@ -73,7 +73,7 @@ class Memory:
 
 def with_room_for(service: Service, models: float, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(service, models)
-    monkeypatch.setattr("server.service.placement.available_ram_bytes", memory.free_bytes)
+    monkeypatch.setattr("server.service.devices.available_ram_bytes", memory.free_bytes)
     # On the CPU weights do not count as taken; here they do.
     monkeypatch.setattr(
         "server.service.placement.Placement.freed_bytes", property(lambda self: self.plan.total_bytes)
@@ -190,11 +190,11 @@ async def test_devices_do_not_wait_for_each_other(service: Service, monkeypatch:
     loop = asyncio.get_running_loop()
     real = Loader.load
 
-    def slow(self: Loader, entry: Entry) -> object:
+    def slow(self: Loader, entry: Entry, *, whole: bool) -> object:
         if entry.name.model == "one":
             loop.call_soon_threadsafe(hanging.set)
             asyncio.run_coroutine_threadsafe(hang.wait(), loop).result(60)
-        return real(self, entry)
+        return real(self, entry, whole=whole)
 
     monkeypatch.setattr(Loader, "load", slow)
     first = asyncio.create_task(load(service, "one"))
@@ -202,8 +202,8 @@ async def test_devices_do_not_wait_for_each_other(service: Service, monkeypatch:
     second = asyncio.create_task(load(service, "two"))
     other = service.catalogue.find("small")
     settings = other.settings.model_copy(update={"device": "cuda:7"})
-    monkeypatch.setattr(Placements, "_ggml_device", lambda *_: "CPU")
-    monkeypatch.setattr(Placements, "free_bytes", lambda *_: None)
+    monkeypatch.setattr(Devices, "ggml_name", lambda *_: "CPU")
+    monkeypatch.setattr(Devices, "free_bytes", lambda *_: None)
     moved = Entry(other.role, other.name, settings, "elsewhere")
     await asyncio.wait_for(service.fleet.load(moved), 60)
     assert not second.done()
@@ -257,9 +257,9 @@ async def test_a_model_that_still_loads_has_a_queue_with_an_end(
     may_load = threading.Event()
     load_now = Loader.load
 
-    def load_later(self: Loader, entry: Entry) -> Any:
+    def load_later(self: Loader, entry: Entry, *, whole: bool) -> Any:
         may_load.wait()
-        return load_now(self, entry)
+        return load_now(self, entry, whole=whole)
 
     monkeypatch.setattr(Loader, "load", load_later)
     entry = service.catalogue.find("one")
@@ -293,3 +293,49 @@ async def test_thinking_that_a_template_opens_by_itself_is_never_content(
     reply = await service.chat(ChatRequest("one", (Message("user", "Hi"),), options=options))
     answer, _ = await reply.whole()
     assert (answer.content, bool(answer.thinking)) == ("", True)
+
+
+async def test_who_does_not_fit_alone_is_loaded_with_less_and_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_room_for(service, 0.9, monkeypatch)
+    caplog.set_level("WARNING", "llm-optimizer")
+    await load(service, "one")
+    (resident,) = service.fleet.residents()
+
+    assert resident.placement.reduced is not None
+    given_up = {change.setting: change.planned for change in resident.placement.reduced.settings}
+    assert given_up.keys() <= {"generator.draft", "generator.batch"}
+    spec = service.fleet._berths[resident.installed.entry.weights].loaded.engine.spec  # type: ignore[union-attr]
+    assert spec.batch_tokens == given_up.get("generator.batch", 512)
+    assert spec.draft_tokens == given_up.get("generator.draft", 63)
+    (line,) = [record.getMessage() for record in caplog.records if "with less" in record.getMessage()]
+    assert "generator.batch 512 →" in line
+    shown = models.resident(resident)["reduced"]
+    assert shown["reason"] in line
+    assert {one["setting"]: one["planned"] for one in shown["settings"]} == given_up
+
+
+async def test_idle_models_go_before_anything_is_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room_for(service, 1.95, monkeypatch)
+    await load(service, "one", "two")
+    (resident,) = service.fleet.residents()
+    assert resident.installed.entry.name.model == "two"
+    assert resident.placement.reduced is None
+    assert models.resident(resident)["reduced"] is None
+
+
+async def test_what_cannot_leave_leaves_less_to_others(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room_for(service, 1.9, monkeypatch)
+    one = service.catalogue.find("one")
+    async with service.fleet.lease(one):
+        await load(service, "two")
+        reduced = {
+            resident.installed.entry.name.model: resident.placement.reduced is not None
+            for resident in service.fleet.residents()
+        }
+    assert reduced == {"one": False, "two": True}

@@ -1,7 +1,7 @@
 """A model against the device that it is meant for, without a card: ggml's and NVML's words are given."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,10 @@ from server.catalogue import Catalogue, Installed, Role
 from server.config import load_settings
 from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device
+from server.gpu.fit import Tuning
 from server.gpu.nvml import GpuReading
-from server.service.placement import Placements
+from server.service.devices import Devices
+from server.service.placement import NoRoom, Placements
 from tests.running import embedded_config
 
 MIB = 2**20
@@ -70,7 +72,7 @@ def installed(install: Install) -> Installed:
 
 
 def place(installed: Installed, library: GivenLibrary, nvml: GivenNvml) -> Placements:
-    return Placements(library, nvml)  # type: ignore[arg-type]
+    return Placements(Devices(library, nvml))  # type: ignore[arg-type]
 
 
 def test_a_model_that_fits_is_placed_by_cudas_number(installed: Installed) -> None:
@@ -109,6 +111,52 @@ def test_a_device_that_is_not_there_is_named_with_the_remedy(installed: Installe
         place(installed, GivenLibrary(GivenLibrary.found[2:]), GivenNvml()).place(installed)
 
 
+def test_what_nobody_has_set_is_given_up_where_room_is_short(install: Install) -> None:
+    installed = install(slots=1)
+    placements = place(installed, GivenLibrary(), GivenNvml({BIG: 520, SMALL: 1900}))
+
+    placement = placements.place(installed)
+
+    assert placement.context_tokens == 8192  # the test's settings have it
+    assert placement.tuning.kv_type == "q8_0"
+    assert placement.reduced is not None
+    assert [change.setting for change in placement.reduced.settings] == ["generator.kv_type"]
+    assert str(placement.reduced).startswith("generator.kv_type f16 → q8_0: needs 5")
+    assert str(placement.reduced).endswith("but 520 MiB are free")
+    with pytest.raises(NoRoom):
+        placements.place(installed, whole=True)
+
+
+def test_what_fits_is_loaded_as_it_was_set(installed: Installed) -> None:
+    placement = place(installed, GivenLibrary(), GivenNvml()).place(installed)
+    assert placement.reduced is None
+    assert placement.tuning == Tuning(63, 512, "f16", 8192, -1)
+
+
+def test_nothing_is_given_up_where_the_user_forbids_it_or_has_set_it_all(install: Install) -> None:
+    tight = GivenNvml({BIG: 520, SMALL: 1900})
+    forbidden, all_set = install(slots=1, fit="off"), install(slots=1, kv_type="f16", draft=63, batch=512)
+    for installed in (forbidden, all_set):
+        with pytest.raises(NoRoom, match=r"but 520 MiB are free; lower generator.context or [^.]*\.[^.]*$"):
+            place(installed, GivenLibrary(), tight).place(installed)
+
+
+def test_a_refusal_says_what_would_still_be_needed(installed: Installed) -> None:
+    nvml = GivenNvml({BIG: 400, SMALL: 1900})
+    with pytest.raises(
+        NoRoom, match=r"Even with draft = 0, batch = 128, kv_type = q8_0 it needs \d+ MiB"
+    ) as told:
+        place(installed, GivenLibrary(), nvml).place(installed)
+    assert told.value.missing_bytes < 100 * MIB
+
+
+def test_layers_are_left_to_the_cpu_where_the_user_allows_it(install: Install) -> None:
+    installed = install(fit="layers")
+    placement = place(installed, GivenLibrary(), GivenNvml({BIG: 400, SMALL: 1900})).place(installed)
+    assert 0 < placement.tuning.gpu_layers < 30
+    assert placement.host_bytes > 20 * MIB
+
+
 def test_a_larger_window_counts_only_what_it_takes_more(installed: Installed) -> None:
     placements = place(installed, GivenLibrary(), GivenNvml({BIG: 800, SMALL: 1900}))
     before = placements.place(installed)
@@ -118,13 +166,32 @@ def test_a_larger_window_counts_only_what_it_takes_more(installed: Installed) ->
         placements.regrow(installed, before, 60_000)
 
 
+def test_a_window_that_was_cut_and_grows_again_is_told_of_until_it_is_whole(install: Install) -> None:
+    installed = install(slots=1)
+    free_mib = {BIG: 450, SMALL: 1900}
+    placements = place(installed, GivenLibrary(), GivenNvml(free_mib))
+    entry = replace(
+        installed.entry, settings=installed.entry.settings.with_set({"kv_type", "draft", "batch"})
+    )
+    installed = replace(installed, entry=entry)
+    placement = placements.place(installed)
+    assert 2048 <= placement.context_tokens < 8192
+
+    free_mib[BIG] = 4000
+    for grown_tokens, told in ((7000, [("generator.context", 8192, 7000)]), (8192, []), (9000, [])):
+        grown = placements.regrow(installed, placement, grown_tokens)
+        settings = () if grown.reduced is None else grown.reduced.settings
+        assert [(one.setting, one.wished, one.planned) for one in settings] == told
+        assert grown.reduced is None or "but 450 MiB are free" in grown.reduced.reason
+
+
 def test_too_little_memory_in_the_computer_is_a_refusal(
     embedded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.toml"
     config.write_text(embedded_config(embedded_model))
     catalogue = Catalogue(load_settings(config, {}, {}))
-    monkeypatch.setattr("server.service.placement.available_ram_bytes", lambda: 200 * MIB)
+    monkeypatch.setattr("server.service.devices.available_ram_bytes", lambda: 200 * MIB)
     on_cpu = catalogue.inspect(catalogue.of(Role.HELPER))
     with pytest.raises(ModelLoadFailed, match=r"needs \d+ MiB on cpu .* but 200 MiB are free; lower helper"):
         place(on_cpu, GivenLibrary(), GivenNvml()).place(on_cpu)

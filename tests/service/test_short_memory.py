@@ -12,7 +12,7 @@ from server.config import load_settings
 from server.domain.chat import ChatRequest, Message, RunOptions
 from server.domain.errors import DeviceShort, ServiceError
 from server.gpu.guard import Level
-from server.service import placement as placement_module
+from server.service import devices as devices_module
 from server.service.service import Service
 from tests.running import embedded_config
 from tests.service.test_service import finish
@@ -47,7 +47,7 @@ async def test_idle_models_leave_a_short_device_and_come_back(
 ) -> None:
     await finish(service, chat())
     with monkeypatch.context() as patch:
-        patch.setattr(placement_module, "available_ram_bytes", lambda: 100 * MIB)
+        patch.setattr(devices_module, "available_ram_bytes", lambda: 100 * MIB)
         for _ in range(3):
             await service.guard.look_once()
         assert service.guard.level_of("cpu") is Level.SPILL
@@ -67,7 +67,7 @@ async def test_an_answer_under_way_runs_to_its_end(service: Service, monkeypatch
         ChatRequest("smollm2:135m", (Message("user", "Hi"),), options=RunOptions(max_tokens=30))
     )
     with monkeypatch.context() as patch:
-        patch.setattr(placement_module, "available_ram_bytes", lambda: 0)
+        patch.setattr(devices_module, "available_ram_bytes", lambda: 0)
         for _ in range(5):
             await service.guard.look_once()
     parts = [part async for part in reply]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from server.api.figures import reduced
 from server.api.ollama.wire import ShowBody
 from server.catalogue import Installed, Recipe
 from server.engine.gguf.values import LazyArray
@@ -53,7 +54,7 @@ def _parent(model: Installed) -> str:
 
 
 def resident(model: Resident) -> dict[str, Any]:
-    """An item of ``/api/ps``; ``state``, ``device`` and ``slots`` are ours."""
+    """An item of ``/api/ps``; ``state``, ``device``, ``reduced`` and ``slots`` are ours."""
     expires_at = model.expires_at or datetime.datetime.now(datetime.UTC) + FOR_EVER
     return {
         **_named(model.installed),
@@ -62,6 +63,7 @@ def resident(model: Resident) -> dict[str, Any]:
         "expires_at": expires_at.astimezone().isoformat(),
         "context_length": model.state.context_tokens,
         "state": "loaded",
+        "reduced": reduced(model.placement),
         "slots": {
             "total": model.state.slots,
             "running": model.state.running,

@@ -146,6 +146,17 @@ class GgufHeader:
             return layers * layer_bytes(heads)
         return sum(layer_bytes(head_count) for head_count in heads[:layers])
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a sequence in the layers that keep a state in place of a KV cache; 0 without any."""
+        inner, state = self._number("ssm.inner_size") or 0, self._number("ssm.state_size") or 0
+        groups, kernel = self._number("ssm.group_count") or 0, self._number("ssm.conv_kernel") or 1
+        short = (self._number("shortconv.l_cache") or 1) - 1
+        convolved = (kernel - 1) * (inner + 2 * groups * state) + short * (self.embedding_length or 0)
+        heads, layers = self.head_count_kv, self.block_count or 0
+        recurrent = heads[:layers].count(0) if isinstance(heads, tuple) else layers
+        return 4 * recurrent * (convolved + inner * state)
+
     def _text(self, key: str) -> str | None:
         value = self.metadata.get(key)
         return value if isinstance(value, str) else None

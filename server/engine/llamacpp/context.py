@@ -31,7 +31,7 @@ class ContextShape:
     ``batch_tokens`` go into one decode call, of which ``outputs`` may ask for logits, and
     ``sequence_outputs`` of one conversation; ``sequences`` of them share ``context_tokens`` cells of
     KV cache kept as ``kv_type``; ``on_gpu`` places the cache there. ``flash_attention`` is ``on``, ``off``
-    or ``auto``, which is llama.cpp's choice.
+    or ``auto``, which is llama.cpp's choice. ``embeds``: vectors are asked for, too.
     """
 
     context_tokens: int
@@ -43,6 +43,7 @@ class ContextShape:
     kv_type: str
     flash_attention: str
     on_gpu: bool
+    embeds: bool = False
 
     def native(self) -> Any:
         """The C structure that asks for it."""
@@ -56,6 +57,7 @@ class ContextShape:
         params.type_k = params.type_v = _KV_TYPES[self.kv_type]
         params.flash_attn_type = _FLASH_ATTENTION[self.flash_attention]
         params.offload_kqv = params.op_offload = self.on_gpu
+        params.embeddings = self.embeds
         params.kv_unified = True
         params.swa_full = True
         params.no_perf = True

@@ -32,7 +32,6 @@ class EmbeddingContext:
         self._memory = native.llama_get_memory(self._context.pointer)
         has_decoder = self._memory is not None and native.llama_model_has_decoder(model.pointer)
         self._run = native.llama_decode if has_decoder else native.llama_encode
-        native.llama_set_embeddings(self._context.pointer, True)
 
     def read(self, texts: Sequence[Sequence[int]], position: int) -> DecodeResult:
         """Read these parts of texts, all of which begin at ``position`` of theirs.

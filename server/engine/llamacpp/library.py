@@ -37,11 +37,18 @@ class Library:
         return all_devices()
 
     def load_model(
-        self, path: Path, device: str, gpu_layers: int, progress: Callable[[float], bool] | None = None
+        self,
+        path: Path,
+        device: str,
+        gpu_layers: int,
+        progress: Callable[[float], bool] | None = None,
+        *,
+        dry: bool = False,
     ) -> Model:
         """Load the weights of ``path``; ``device`` is a name out of :meth:`devices`, or ``CPU``.
 
         ``progress`` is called on this thread with the part that is there, from 0 to 1; False gives up.
+        ``dry`` takes no memory for weights and contexts: see ``rehearsal``.
 
         Raises:
             ModelLoadFailed: with llama.cpp's own words on the reason.
@@ -51,6 +58,9 @@ class Library:
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
         params.split_mode = native.LLAMA_SPLIT_MODE_NONE
         params.n_gpu_layers = 0 if device == "CPU" else gpu_layers
+        if dry:
+            # What is mapped cannot be left out.
+            params.no_alloc, params.load_mode = True, native.LLAMA_LOAD_MODE_NONE
         watch = native.llama_progress_callback(lambda part, _: progress is None or progress(part))
         params.progress_callback = watch
         complaints = self.log.listen()

@@ -1,10 +1,11 @@
 """llama.cpp's log: all of it goes to ours, and its complaints also to whoever listens on that thread."""
 
+import contextlib
 import ctypes
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import llama_cpp.llama_cpp as native
 
@@ -19,6 +20,7 @@ class NativeLog:
 
     def __init__(self) -> None:
         self._complaints: dict[int, deque[str]] = {}
+        self._heard: dict[int, list[str]] = {}
         self._divert()
 
     def listen(self) -> deque[str]:
@@ -26,6 +28,16 @@ class NativeLog:
         complaints: deque[str] = deque(maxlen=8)
         self._complaints[threading.get_ident()] = complaints
         return complaints
+
+    @contextlib.contextmanager
+    def hearing(self) -> Iterator[list[str]]:
+        """All that llama.cpp writes on this thread meanwhile."""
+        thread = threading.get_ident()
+        self._heard[thread] = []
+        try:
+            yield self._heard[thread]
+        finally:
+            del self._heard[thread]
 
     def _divert(self) -> None:
         @native.llama_log_callback  # type: ignore[untyped-decorator]
@@ -35,6 +47,8 @@ class NativeLog:
                 return
             if level == _LOG_ERROR and threading.get_ident() in self._complaints:
                 self._complaints[threading.get_ident()].append(line)
+            if threading.get_ident() in self._heard:
+                self._heard[threading.get_ident()].append(line)
             logger.debug("%s", line)
 
         # The C side keeps a bare pointer for the life of the process, so the callback must not die.
