@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -62,6 +63,8 @@ class PullCommand:
         return [entry.name.display for entry in self._catalogue.configured]
 
     def _for_each(self, names: Sequence[str], act: Callable[[str], bool], fault: str) -> int:
+        # Whatever started this may ignore it, as a shell does for what it puts into the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = DONE
         for name in names:
             try:
