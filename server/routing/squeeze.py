@@ -182,7 +182,8 @@ class _Session:
         """Shorten what may be shortened in the request that ends at ``border``, unless that can wait."""
         before, total = dict(self.shortenings), self.total
         self._climb(border, LAST_TURNS)
-        if self.total > self.marks.limit:
+        if total > self.marks.limit:
+            # A step that cannot wait is a large one, so that the next is far.
             self._leave_facts_out(list(self.shortenings.values()))
         for turns in (LAST_TURNS, 1):
             if self.total > self.marks.limit:
