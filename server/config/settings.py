@@ -217,13 +217,13 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         "set, in the order draft, batch, kv_type, context; layers puts layers on the CPU, too, where that is "
         "not enough; off refuses to load the model. The log, /api/ps and /health/gpu say what was given up.",
     )
-    policy: Literal["auto", "direct", "thresholds", "agent", "adaptive"] = Field(
+    policy: Literal["auto", "direct", "thresholds", "agent", "adaptive", "one-pass", "map-reduce"] = Field(
         default="direct",
         description="How chats with this model are routed: thresholds goes by the router's strategy_a_max "
         "and strategy_b_max; agent touches nothing until a chat outgrows the context window, and then "
         "shortens old tool results; auto is agent for coding agents and thresholds for all others; "
         "adaptive is agent likewise, and for others whatever gives the first token soonest; direct "
-        "shortens nothing. A request may ask for another by the header X-LLM-Optimizer-Policy.",
+        "shortens nothing; one-pass and map-reduce shorten whatever may be. A request may ask for another by the header X-LLM-Optimizer-Policy.",
     )
 
     @model_validator(mode="after")

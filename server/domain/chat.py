@@ -52,7 +52,8 @@ class Policy(StrEnum):
     """By what rules a chat is routed.
 
     ``auto`` is ``agent`` where an agent is at work, else ``thresholds``; ``adaptive`` is ``agent`` likewise,
-    else whatever gives the first token soonest; ``direct`` shortens nothing.
+    else whatever gives the first token soonest; ``direct`` shortens nothing; ``one-pass`` and ``map-reduce``
+    shorten whatever may be, agents' chats too, so that the ways can be compared.
     """
 
     AUTO = "auto"
@@ -60,6 +61,8 @@ class Policy(StrEnum):
     THRESHOLDS = "thresholds"
     AGENT = "agent"
     ADAPTIVE = "adaptive"
+    ONE_PASS = "one-pass"
+    MAP_REDUCE = "map-reduce"
 
 
 @dataclass(frozen=True, slots=True)

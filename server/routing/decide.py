@@ -79,12 +79,17 @@ class Plan:
     ahead: bool = False
 
 
+_ALWAYS = {Policy.ONE_PASS: Strategy.B, Policy.MAP_REDUCE: Strategy.C}
+
+
 def decide(
     messages: Sequence[Message], facts: Facts, policy: Policy, thresholds: Thresholds, count: Count
 ) -> Plan:
     """Choose what to do with a chat under ``policy``."""
     if policy is Policy.DIRECT:
         return Plan(Strategy.A, facts.tokens, "the policy is direct")
+    if policy in _ALWAYS:
+        return _always(messages, facts, policy, thresholds)
     if policy is Policy.AGENT:
         return _for_agent(facts, "the policy is agent")
     if policy in (Policy.AUTO, Policy.ADAPTIVE) and facts.agent:
@@ -99,6 +104,13 @@ def decide(
 def estimate_tokens(messages: Sequence[Message]) -> int:
     """Characters / 4: free, and wrong by a factor of 1.4 where a chat is full of code."""
     return sum(map(message_chars, messages)) // 4
+
+
+def _always(messages: Sequence[Message], facts: Facts, policy: Policy, thresholds: Thresholds) -> Plan:
+    division = _division(messages, thresholds)
+    if division is None:
+        return Plan(Strategy.A, facts.tokens, "nothing in this chat may be shortened")
+    return Plan(_ALWAYS[policy], facts.tokens, f"the policy is {policy}", division)
 
 
 def _for_agent(facts: Facts, why: str) -> Plan:

@@ -203,6 +203,9 @@ CASES = [
     by_tokens(talk(44_000), policy=Policy.THRESHOLDS),
     by_tokens(talk(14_000), policy=Policy.ADAPTIVE, speeds=UNEQUAL_CARDS),
     by_tokens(talk(14_000), policy=Policy.ADAPTIVE, speeds=EQUAL_CARDS),
+    by_tokens(talk(14_000), policy=Policy.ONE_PASS),
+    by_tokens(talk(14_000), policy=Policy.MAP_REDUCE),
+    by_tokens(system(40_000), policy=Policy.MAP_REDUCE),
 ]
 
 
