@@ -1,0 +1,92 @@
+"""What the dashboard shows, once a second, made once however many look at it."""
+
+import asyncio
+import datetime
+import json
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import asdict
+from typing import Any
+
+from server import __version__
+from server.domain.account import Account, Record, Visit
+from server.service.ledger import Ledger
+from server.service.recent import Recent
+
+EVERY_S = 1.0
+MOST_RECORDS = 30
+
+
+class Feed:
+    """``gpu`` gives what ``/health/gpu`` tells; it may block. Belongs to the event loop."""
+
+    def __init__(self, gpu: Callable[[], dict[str, Any]], ledger: Ledger, recent: Recent) -> None:
+        self._gpu = gpu
+        self._ledger = ledger
+        self._recent = recent
+        self._making = asyncio.Lock()
+        self._made_s = 0.0
+        self._now: dict[str, Any] = {}
+        self._ended = asyncio.Event()
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Server-sent events without an end. The requests that have ended stand in the first one, and in
+        each after another has."""
+        known = -1
+        while not self._ended.is_set():
+            event, ended = await self._snapshot(), self._recent.ended
+            recent = [told_of_record(one) for one in self._recent.records()[:MOST_RECORDS]]
+            yield as_event({**event, "recent": recent if ended != known else None})
+            known = ended
+            await self._pause()
+
+    def end(self) -> None:
+        """The service stops: nobody must wait for those who only watch."""
+        self._ended.set()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(EVERY_S):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+
+    async def _snapshot(self) -> dict[str, Any]:
+        async with self._making:
+            if time.monotonic() - self._made_s >= EVERY_S / 2:
+                gpu = await asyncio.to_thread(self._gpu)
+                self._now = {
+                    "version": __version__,
+                    "at": datetime.datetime.now(datetime.UTC).isoformat(),
+                    "gpu": gpu,
+                    "under_way": [told_of_account(one) for one in self._ledger.under_way() if one.work.model],
+                }
+                self._made_s = time.monotonic()
+        return self._now
+
+
+def as_event(told: dict[str, Any]) -> bytes:
+    """One event of a stream of them."""
+    return b"data: " + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def told_of_account(account: Account) -> dict[str, Any]:
+    """A request under way."""
+    return {**_told_of_visit(account.visit), "work": asdict(account.work_so_far())}
+
+
+def told_of_record(record: Record) -> dict[str, Any]:
+    """A request that has ended."""
+    return {
+        **_told_of_visit(record.visit),
+        "route": record.route,
+        "status": record.status,
+        "ending": record.ending.value,
+        "error": record.error,
+        "total_s": record.total_s,
+        "work": asdict(record.work),
+    }
+
+
+def _told_of_visit(visit: Visit) -> dict[str, Any]:
+    return {"id": visit.id, "client": visit.client, "arrived_at": visit.arrived_at.isoformat()}
