@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from server import __version__
+from server.api.accounting import Accounting, account_of
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
 from server.api.guards import Guard, is_loopback, request_id
@@ -76,11 +77,15 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
         check_host=all(is_loopback(host) for host, _ in settings.addresses),
         refusal=refusal,
     )
+    # Last, so that it is the outermost.
+    app.add_middleware(Accounting, ledger=service.ledger)
     return app
 
 
 def _on_service_error(request: Request, error: Exception) -> Response:
     status = status_of(error) if isinstance(error, ServiceError) else 500
+    if isinstance(error, ServiceError):
+        account_of(request.scope).error = error
     logger.log(
         logging.ERROR if status == 500 else logging.INFO,  # noqa: PLR2004
         "%s: %d %s, id %s",

@@ -1,12 +1,10 @@
-"""Who may ask: the Host and Origin of a request, checked before anything else; and its id.
+"""Who may ask: the Host and Origin of a request, checked before anything else.
 
 The rules are Ollama's: a web page of a foreign origin must not reach a server on the user's machine, neither
 by a cross-origin request nor by a name that points to the loopback address (DNS rebinding).
 """
 
 import ipaddress
-import re
-import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -14,6 +12,8 @@ from fnmatch import fnmatchcase
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.accounting import account_of
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104  # origins of pages, nothing is bound to them
 LOCAL_ORIGINS = (
@@ -41,15 +41,14 @@ _HEADERS = ", ".join(
         *(f"x-stainless-{name}" for name in _STAINLESS),
     )
 )
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 Refusal = Callable[[Scope, int, str], Response]
 """An error in the dialect that a request's path belongs to, from the status and the text."""
 
 
 def request_id(scope: Scope) -> str:
-    """The id that the guard gave a request."""
-    return str(scope["state"]["request_id"])
+    """What a request is called in the log, and in its answer's headers."""
+    return account_of(scope).visit.id
 
 
 def origin_allowed(origin: str, allowed: Iterable[str]) -> bool:
@@ -85,7 +84,7 @@ def _without_port(host: str) -> str:
 
 
 class Guard:
-    """Middleware: gives each request its id, and lets in only whom the rules allow.
+    """Middleware: lets in only whom the rules allow, and marks each answer with its request's id.
 
     ``check_host`` is for a server that only this machine reaches: others have names that nobody here knows.
     """
@@ -103,10 +102,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        chosen = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
-        scope.setdefault("state", {})["request_id"] = chosen
-        marks = {"x-request-id": chosen, "request-id": chosen}
+        marks = {"x-request-id": request_id(scope), "request-id": request_id(scope)}
         origin = headers.get("origin", "")
         foreign = bool(origin) and not _same_host(origin, headers.get("host", ""))
         refused = self._refused(scope, headers.get("host", ""), origin if foreign else "")

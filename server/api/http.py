@@ -15,8 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.api.guards import request_id
+from server.api.accounting import account_of
 from server.api.packed import unpacked
+from server.domain.account import Account
 from server.domain.chat import ChatRequest, Policy
 from server.domain.errors import (
     InvalidRequest,
@@ -124,7 +125,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def as_asked(wanted: ChatRequest, request: Request) -> ChatRequest:
-    """A chat with what the headers say of it: its id, and the policy that it asks for.
+    """A chat with its account, and the policy that its headers ask for.
 
     Raises:
         InvalidRequest: there is no such policy.
@@ -133,7 +134,7 @@ def as_asked(wanted: ChatRequest, request: Request) -> ChatRequest:
     if name is not None and name not in set(Policy):
         known = ", ".join(Policy)
         raise InvalidRequest(f'{POLICY_HEADER} must be one of {known}, but it is "{name}"')
-    return replace(wanted, id=request_id(request.scope), policy=Policy(name) if name else None)
+    return replace(wanted, account=account_of(request.scope), policy=Policy(name) if name else None)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -212,11 +213,13 @@ class LineStream(Response):
         self._heartbeat = heartbeat
         self._last_words = last_words
         self._close = close
+        self._account = Account()
         self._last_sent_s = 0.0
         self._sending = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or stop when the client hangs up."""
+        self._account = account_of(scope)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._cancel_when_gone, receive, group.cancel_scope)
@@ -240,13 +243,17 @@ class LineStream(Response):
                 await self._send_line(send, line)
         except ServiceError as error:
             logger.warning("a stream ended with an error: %s", error)
-            await self._send_line(send, self._last_words(error))
+            await self._send_error(send, error)
         except Exception:
             logger.exception("a stream broke")
             trouble = ServiceError("internal error; the server's log has the details")
-            await self._send_line(send, self._last_words(trouble))
+            await self._send_error(send, trouble)
         async with self._sending:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_error(self, send: Send, error: ServiceError) -> None:
+        self._account.error = error
+        await self._send_line(send, self._last_words(error))
 
     async def _send_line(self, send: Send, line: bytes) -> None:
         self._last_sent_s = asyncio.get_running_loop().time()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from server.domain.account import Account
 from server.domain.generation import Sampling, TokenScore
 
 JsonObject = Mapping[str, Any]
@@ -104,8 +105,8 @@ class ChatRequest:
     stream: bool = True
     route: str = "/api/chat"
     """The path that the request came by, for the log."""
-    id: str = ""
-    """What the request is called in the log and in the answer's header."""
+    account: Account = field(default_factory=Account, compare=False)
+    """Where it is written down what becomes of the request."""
     policy: Policy | None = None
     """By what rules it wants to be routed; None: as the settings say."""
 
@@ -128,7 +129,7 @@ class CompletionRequest:
     options: RunOptions = field(default_factory=RunOptions)
     stream: bool = True
     route: str = "/api/generate"
-    id: str = ""
+    account: Account = field(default_factory=Account, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class EmbeddingRequest:
     truncate: bool = True
     options: RunOptions = field(default_factory=RunOptions)
     route: str = "/api/embed"
-    id: str = ""
+    account: Account = field(default_factory=Account, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,11 +61,18 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation cost. ``prompt_tokens`` counts the whole prompt, cached tokens included."""
+    """What a generation cost. ``prompt_tokens`` counts the whole prompt, cached tokens included.
+
+    ``read_tokens`` of it went through the model, more often than once where it had to make room for another
+    answer. ``guessed_tokens`` were proposed as drafts, and ``accepted_tokens`` of them were right.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    read_tokens: int = 0
     generated_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
     queued_ns: int = 0
     prefill_ns: int = 0
     decode_ns: int = 0

@@ -37,6 +37,13 @@ class Job:
     position: int = 0
     """Place in the queue, from 1; 0 for a job that runs."""
     submitted_ns: int = field(default_factory=time.monotonic_ns)
+    lane: "Lane | None" = None
+    """Where it runs or waits; None: the engine has not seen it yet."""
+
+    def usage(self) -> Usage:
+        """What it has cost up to now. Callable from any thread."""
+        lane = self.lane
+        return Usage(prompt_tokens=len(self.generation.prompt)) if lane is None else lane.usage()
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +65,9 @@ class Lane:
     """The token that would be guessed next, where guessing does not pay."""
     accepted: int = 0
     """How many tokens of the last guess were right."""
+    read_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
     record: Record = field(default_factory=Record)
     opening: Logits | None = None
     """What the model makes of the whole prompt, known before it is read."""
@@ -83,7 +93,8 @@ class Lane:
     @classmethod
     def of(cls, job: Job, context_tokens: int) -> "Lane":
         """A lane that has read nothing yet."""
-        return cls(job, tokens_of(job.generation.prompt), context_tokens)
+        job.lane = cls(job, tokens_of(job.generation.prompt), context_tokens)
+        return job.lane
 
     @property
     def background(self) -> bool:
@@ -188,13 +199,16 @@ class Lane:
     def usage(self) -> Usage:
         """What the generation has cost up to now."""
         now = time.monotonic_ns()
-        first = self.first_token_ns or now
+        first, started = self.first_token_ns or now, self.started_ns or now
         return Usage(
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.reused,
+            read_tokens=self.read_tokens,
             generated_tokens=self.generated_tokens,
-            queued_ns=self.started_ns - self.job.submitted_ns,
-            prefill_ns=first - self.started_ns,
+            guessed_tokens=self.guessed_tokens,
+            accepted_tokens=self.accepted_tokens,
+            queued_ns=started - self.job.submitted_ns,
+            prefill_ns=max(first - started, 0),
             decode_ns=now - first,
         )
 

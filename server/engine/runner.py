@@ -337,6 +337,7 @@ class Runner:
             return self._verify(lane, last_row - len(lane.guess))
         before = lane.held
         lane.held += share.tokens
+        lane.read_tokens += share.tokens
         self.figures.read_tokens += share.tokens
         self.cells.passed_borders(lane, before)
         if lane.held < len(lane.tokens):
@@ -349,6 +350,7 @@ class Runner:
     def _verify(self, lane: Lane, first_row: int) -> bool:
         """Take tokens as long as the model picks what was guessed, and the one that it picks instead."""
         guessed, lane.guess = lane.guess, []
+        lane.guessed_tokens += len(guessed)
         accepted, ended = 0, False
         for row, expected in enumerate([*guessed, None], first_row):
             lane.held += 1
@@ -356,6 +358,7 @@ class Runner:
             if ended or lane.tokens[-1] != expected:
                 break
             accepted += 1
+            lane.accepted_tokens += 1
         if accepted < len(guessed) and not ended:
             self.cells.cut_back(lane)
         lane.accepted = accepted

@@ -13,6 +13,7 @@ from server.domain.errors import InvalidRequest, TextTooLong
 from server.engine.llamacpp.embedding_context import Vector
 from server.engine.llamacpp.model import Model
 from server.service.fleet import Fleet
+from server.service.noting import note_admitted, note_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,11 @@ async def embed(fleet: Fleet, entry: Entry, request: EmbeddingRequest) -> Embedd
     arrived_ns = time.monotonic_ns()
     async with fleet.lease_embedder(entry, keep_alive_s=request.options.keep_alive_s) as loaded:
         load_ns = time.monotonic_ns() - arrived_ns
+        note_admitted(request.account, loaded.context_tokens, load_ns)
         _check_dimensions(request.dimensions, loaded.engine.dimensions)
         longest = min(loaded.context_tokens, request.options.context_tokens or loaded.context_tokens)
         texts = await asyncio.to_thread(_tokens_of, loaded.engine.model, request, longest)
+        note_tokens(request.account, sum(map(len, texts)))
         vectors = await asyncio.wrap_future(loaded.engine.embed(texts))
     return Embedded(
         tuple(shortened(vector, request.dimensions) for vector in vectors),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from server.domain.account import Account
 from server.domain.chat import ChatRequest, Message, RunOptions
 from server.domain.errors import InvalidRequest
 from server.routing.condense import HelperFailed
@@ -24,7 +25,7 @@ class Admitted:
 
     model: str
     route: str
-    id: str
+    account: Account
     loaded: Loaded
     options: RunOptions
     arrived_ns: int

@@ -9,6 +9,7 @@ from dataclasses import replace
 from server.catalogue import Catalogue, Entry, Role
 from server.chat.parse import AnswerParser
 from server.config import RouterSettings
+from server.domain.account import Work
 from server.domain.chat import (
     AnswerDelta,
     ChatRequest,
@@ -25,7 +26,9 @@ from server.service.ahead import Ahead
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
 from server.service.guard import Guard
+from server.service.ledger import Ledger
 from server.service.models import Models
+from server.service.noting import note_admitted, note_finish, note_plan, note_routing
 from server.service.originals import Originals
 from server.service.placement import MIB
 from server.service.planning import Explanation, Planner, facts_of, policy_of
@@ -38,6 +41,7 @@ from server.service.prompts import (
     fits,
     to_generation,
 )
+from server.service.recent import Recent
 from server.service.reply import Opening, Reply
 from server.service.report import (
     Outcome,
@@ -63,6 +67,8 @@ class Service:
         self.fleet = fleet
         self.catalogue = catalogue
         self.models = Models(catalogue, fleet)
+        self.ledger, self.recent = Ledger(), Recent()
+        self.ledger.observe(self.recent.add)
         self.originals = Originals(router.originals_mib * MIB)
         self._planner = Planner(router)
         self._summaries = summaries
@@ -92,6 +98,7 @@ class Service:
             full = await full_prompt(request, admitted)
             facts = self._facts(request, admitted, full)
             plan = await self._planner.plan(request, entry, admitted.loaded, facts)
+            note_plan(request.account, plan, len(full.tokens))
             if plan is not None and plan.strategy is not Strategy.A:
                 return await self._open_shortened(request, admitted, full, plan, stack)
             reason = _why_direct(named, entry) if plan is None else plan.reason
@@ -180,6 +187,7 @@ class Service:
                 f'"{request.model}" does not support embeddings: '
                 "take a model that is made for them, such as nomic-embed-text"
             )
+        request.account.work = Work(model=entry.name.display)
         options = with_parameters(request.options, entry.recipe.parameters)
         return await embed(self.fleet, entry, replace(request, options=options))
 
@@ -235,20 +243,23 @@ class Service:
         stack: contextlib.AsyncExitStack,
     ) -> Admitted:
         arrived_ns = time.monotonic_ns()
+        request.account.work = Work(model=entry.name.display, stream=request.stream)
         options = with_parameters(request.options, entry.recipe.parameters)
         log_ignored(request.route, options.ignored)
         lease = self.fleet.lease(
             entry, context_tokens=options.context_tokens, keep_alive_s=options.keep_alive_s
         )
         loaded = await stack.enter_async_context(lease)
+        load_ns = time.monotonic_ns() - arrived_ns
+        note_admitted(request.account, loaded.context_tokens, load_ns)
         return Admitted(
             model=request.model,
             route=request.route,
-            id=request.id,
+            account=request.account,
             loaded=loaded,
             options=options,
             arrived_ns=arrived_ns,
-            load_ns=time.monotonic_ns() - arrived_ns,
+            load_ns=load_ns,
             front=front_of(entry.recipe, request.messages) if isinstance(request, ChatRequest) else (),
         )
 
@@ -299,8 +310,10 @@ class Service:
     async def _submit(
         self, admitted: Admitted, prepared: Prepared, stack: contextlib.AsyncExitStack
     ) -> Ticket:
+        note_routing(admitted.account, prepared.routing)
         generation = await to_generation(admitted.loaded, prepared.prompt, admitted.options)
         ticket = Ticket(admitted.loaded.engine, generation)
+        admitted.account.generating = ticket
         stack.callback(ticket.close)
         return ticket
 
@@ -345,7 +358,8 @@ class Service:
             stop=end.stop,
             thinking_tokens=thinking_length(pieces) if thought else 0,
         )
-        log_outcome(admitted.route, admitted.id, admitted.model, outcome)
+        note_finish(admitted.account, end.reason)
+        log_outcome(admitted.route, admitted.account.visit.id, admitted.model, outcome)
         return outcome
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from server.domain.generation import EngineEvent, Failed, Finished, Generation, TextDelta
+from server.domain.generation import EngineEvent, Failed, Finished, Generation, TextDelta, Usage
 from server.engine.engine import Engine
 
 
@@ -22,6 +22,8 @@ class Ticket:
         self._job = engine.submit(generation, self._receive)
         self.queue_position = self._job.position
         """Place in the queue when it was accepted, from 1; 0: it need not wait."""
+        self.submitted_ns = self._job.submitted_ns
+        self._usage: Usage | None = None
 
     async def events(self) -> AsyncIterator[TextDelta | Finished]:
         """Everything up to the end. Raises the ServiceError that the generation ended with."""
@@ -30,14 +32,21 @@ class Ticket:
             self._ended = not isinstance(event, TextDelta)
             if isinstance(event, Failed):
                 raise event.error
+            if isinstance(event, Finished):
+                self._usage = event.usage
             yield event
 
     def _receive(self, event: EngineEvent) -> None:
         """Called on the engine's thread."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
+    def usage(self) -> Usage:
+        """What it has cost up to now, or up to its end."""
+        return self._usage or self._job.usage()
+
     def close(self) -> None:
         """Cancel the generation if it has not ended."""
         if not self._ended:
             self._ended = True
+            self._usage = self._job.usage()
             self._engine.cancel(self._job)

@@ -8,6 +8,7 @@ import pytest
 
 from server.api import http
 from server.api.http import LineStream
+from server.domain.account import Account
 from server.domain.errors import EngineFailed
 
 Lines = AsyncGenerator[bytes, None]
@@ -21,6 +22,7 @@ class Connection:
         self.gone = asyncio.Event()
         self.news = asyncio.Condition()
         self.closed = 0
+        self.account = Account()
 
     async def receive(self) -> dict[str, Any]:
         await self.gone.wait()
@@ -51,7 +53,7 @@ class Connection:
             media_type="application/x-ndjson",
             headers={"x-a": "b"},
         )
-        await stream({"type": "http"}, self.receive, self.send)
+        await stream({"type": "http", "state": {"account": self.account}}, self.receive, self.send)
 
 
 def conversation(make_lines: Any) -> Connection:
@@ -103,7 +105,9 @@ def test_an_error_is_the_last_line() -> None:
         yield b"1\n"
         raise EngineFailed("broken")
 
-    assert conversation(lines).bodies == [b"1\n", b"error: broken\n", b""]
+    connection = conversation(lines)
+    assert connection.bodies == [b"1\n", b"error: broken\n", b""]
+    assert isinstance(connection.account.error, EngineFailed)
 
 
 def test_a_bug_is_not_told_in_detail() -> None:

@@ -68,7 +68,9 @@ def _stream(reply: Reply, wanted: ChatRequest) -> Response:
     return LineStream(
         _events(reply, wanted),
         heartbeat=lambda: event_bytes(PING),
-        last_words=lambda error: event_bytes(error_body(status_of(error), str(error), wanted.id)),
+        last_words=lambda error: event_bytes(
+            error_body(status_of(error), str(error), wanted.account.visit.id)
+        ),
         close=reply.aclose,
         media_type=EVENT_STREAM,
         headers={"cache-control": "no-cache", **planned_headers(reply.opening)},

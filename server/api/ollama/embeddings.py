@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from server.api.accounting import account_of
 from server.api.bodies import Lenient, documented, encoded, parse
-from server.api.guards import request_id
 from server.api.http import read_json, unless_gone
 from server.api.options import read_keep_alive, read_options
 from server.domain.chat import EmbeddingRequest, RunOptions
@@ -101,7 +101,7 @@ class _Routes:
         return _answer({"embedding": done.vectors[0].tolist() if done.vectors else []})
 
     async def _embedded(self, request: Request, wanted: EmbeddingRequest) -> Embedded:
-        named = replace(wanted, id=request_id(request.scope))
+        named = replace(wanted, account=account_of(request.scope))
         return await unless_gone(request, self._service.embed(named))
 
 

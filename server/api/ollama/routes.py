@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.api.accounting import account_of
 from server.api.bodies import documented, encoded, parse
 from server.api.figures import planned_headers, routing_headers, without_effect
-from server.api.guards import request_id
 from server.api.http import LineStream, as_asked, opened_soon, read_json, unless_gone
 from server.api.ollama import models
 from server.api.ollama.embeddings import embeddings_router
@@ -125,7 +125,7 @@ class _Routes:
             raise ModelNotFound("")
         if not body.prompt and not body.suffix:
             return await self._load_or_unload(request, body, "generate", {"response": ""})
-        wanted = replace(body.to_domain(), id=request_id(request.scope))
+        wanted = replace(body.to_domain(), account=account_of(request.scope))
         opening = self._service.complete(wanted)
 
         def chunk(delta: AnswerDelta) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from server.api.accounting import account_of
 from server.api.bodies import Lenient, documented, encoded, parse
-from server.api.guards import request_id
 from server.api.http import read_json, unless_gone
 from server.api.ollama.wire import ChatBody
 from server.api.options import read_keep_alive
@@ -94,7 +94,7 @@ class _Routes:
 
 
 def _chat(body: TokenizeBody, request: Request) -> ChatRequest:
-    return replace(body.to_domain(), route=TOKENIZE, id=request_id(request.scope))
+    return replace(body.to_domain(), route=TOKENIZE, account=account_of(request.scope))
 
 
 def _check_name(model: str) -> None:

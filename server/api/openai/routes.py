@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from server.api.accounting import account_of
 from server.api.bodies import documented, encoded, parse
-from server.api.guards import request_id
 from server.api.http import as_asked, opened_soon, read_json, unless_gone
 from server.api.openai.chat_wire import ChatAnswer, ChatBody
 from server.api.openai.completions_wire import CompletionAnswer, CompletionBody
@@ -61,7 +61,7 @@ class _Routes:
 
     async def complete(self, request: Request) -> Response:
         body = parse(CompletionBody, await read_json(request))
-        wanted = replace(body.to_domain(), id=request_id(request.scope))
+        wanted = replace(body.to_domain(), account=account_of(request.scope))
         opening = self._service.complete(wanted)
         return await _answered(request, opening, CompletionAnswer(body), stream=body.stream)
 
@@ -77,7 +77,7 @@ class _Routes:
 
     async def embed(self, request: Request) -> Response:
         body = parse(EmbeddingsBody, await read_json(request))
-        wanted = replace(body.to_domain(), id=request_id(request.scope))
+        wanted = replace(body.to_domain(), account=account_of(request.scope))
         embedded = await unless_gone(request, self._service.embed(wanted))
         return _json(embeddings_object(body, embedded.vectors, embedded.prompt_tokens))
 

@@ -15,6 +15,7 @@ from server.api.openai.completions_wire import CompletionAnswer, CompletionBody
 from server.api.openai.responses_stream import ResponseAnswer
 from server.api.openai.responses_wire import ResponsesBody, ToolName, repeated
 from server.api.openai.sse import Answer, streamed
+from server.domain.account import Account
 from server.domain.chat import AnswerDelta, CallPart, RunOptions, ToolCall
 from server.domain.errors import EngineFailed, PromptTooLong, ServiceError
 from server.domain.generation import FinishReason, TokenScore, Usage
@@ -165,7 +166,8 @@ def sent(answer: Answer, parts: AsyncIterator[AnswerDelta | Outcome]) -> bytes:
     async def run() -> bytes:
         connection = Connection()
         reply = Reply(Opening(None, "why", 7), parts, contextlib.AsyncExitStack())
-        await streamed(reply, answer)({"type": "http"}, connection.receive, connection.send)
+        scope = {"type": "http", "state": {"account": Account()}}
+        await streamed(reply, answer)(scope, connection.receive, connection.send)
         return connection.written
 
     return asyncio.run(run())
