@@ -15,12 +15,14 @@ from server.api.accounting import Accounting, account_of
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
 from server.api.guards import Guard, is_loopback, request_id
-from server.api.health import health_router
+from server.api.health import gpu_health, health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
 from server.api.ollama.texts import texts_router
 from server.api.openai.errors import openai_refusal
 from server.api.openai.routes import openai_router
+from server.api.pages.feed import Feed
+from server.api.pages.routes import pages_router
 from server.api.router import router_router
 from server.catalogue import Catalogue
 from server.config import Settings
@@ -69,6 +71,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(anthropic_router(service))
     app.include_router(router_router(service))
     app.include_router(health_router(service))
+    app.include_router(pages_router(Feed(lambda: gpu_health(service), service.ledger, service.recent)))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(

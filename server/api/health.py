@@ -46,23 +46,27 @@ def health_router(service: Service) -> APIRouter:
 
     def gpu() -> dict[str, Any]:
         """A plain function: NVML may block, so it runs in a thread."""
-        devices = [asdict(reading) for reading in fleet.gpus()]
-        return {
-            "available": bool(devices),
-            "reason": fleet.gpu_fault,
-            "devices": devices,
-            "models": [_model(resident) for resident in fleet.residents()],
-            "loading": fleet.loading(),
-            "guard": service.guard.levels(),
-            "recent_faults": [
-                {**asdict(fault), "at": fault.at.isoformat()} for fault in fleet.faults.recent()
-            ],
-        }
+        return gpu_health(service)
 
     router.add_api_route("/health", health, methods=["GET"])
     router.add_api_route("/health/ready", ready, methods=["GET"])
     router.add_api_route("/health/gpu", gpu, methods=["GET"])
     return router
+
+
+def gpu_health(service: Service) -> dict[str, Any]:
+    """What ``/health/gpu`` tells. May block."""
+    fleet = service.fleet
+    devices = [asdict(reading) for reading in fleet.gpus()]
+    return {
+        "available": bool(devices),
+        "reason": fleet.gpu_fault,
+        "devices": devices,
+        "models": [_model(resident) for resident in fleet.residents()],
+        "loading": fleet.loading(),
+        "guard": service.guard.levels(),
+        "recent_faults": [{**asdict(fault), "at": fault.at.isoformat()} for fault in fleet.faults.recent()],
+    }
 
 
 def faults_of(residents: Sequence[Resident]) -> dict[str, str]:

@@ -44,6 +44,8 @@ DEEPEST_JSON = 200
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
+EVENT_STREAM = "text/event-stream"
+
 POLICY_HEADER = "X-LLM-Optimizer-Policy"
 """By what rules a chat wants to be routed."""
 

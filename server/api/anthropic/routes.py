@@ -13,14 +13,12 @@ from server.api.anthropic.stream import PING, EventMaker, event_bytes
 from server.api.anthropic.wire import CountBody, MessagesBody
 from server.api.bodies import documented, encoded, parse
 from server.api.figures import planned_headers, routing_headers, what_was_done
-from server.api.http import LineStream, as_asked, opened_soon, read_json, status_of, unless_gone
+from server.api.http import EVENT_STREAM, LineStream, as_asked, opened_soon, read_json, status_of, unless_gone
 from server.domain.chat import ChatRequest
 from server.domain.errors import ServiceError
 from server.service.reply import Reply
 from server.service.report import Outcome
 from server.service.service import Service
-
-EVENT_STREAM = "text/event-stream"
 
 
 def anthropic_router(service: Service) -> APIRouter:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from server.api.accounting import account_of
 from server.api.bodies import documented, encoded, parse
@@ -47,7 +47,6 @@ Chunk = Callable[[AnswerDelta], dict[str, Any]]
 def ollama_router(service: Service) -> APIRouter:
     """All routes of the native dialect."""
     router = APIRouter()
-    _add_get_and_head(router, "/", _running)
     _add_get_and_head(router, "/api/version", _version)
     routes = _Routes(service)
     _add_get_and_head(router, "/api/tags", routes.tags)
@@ -67,10 +66,6 @@ def _add_get_and_head(router: APIRouter, path: str, answer: Callable[[], Respons
     """Apart, because each entry of the OpenAPI document has a name of its own."""
     router.add_api_route(path, answer, methods=["GET"])
     router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
-
-
-def _running() -> Response:
-    return PlainTextResponse("Ollama is running")
 
 
 def _version() -> Response:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from server.api.bodies import encoded
 from server.api.figures import planned_headers, routing_headers
-from server.api.http import LineStream, status_of
+from server.api.http import EVENT_STREAM, LineStream, status_of
 from server.api.openai.errors import error_body
 from server.domain.chat import AnswerDelta
 from server.domain.errors import ServiceError
@@ -56,7 +56,7 @@ def streamed(reply: Reply, answer: Answer) -> Response:
         heartbeat=lambda: PING,
         last_words=answer.last_words,
         close=reply.aclose,
-        media_type="text/event-stream",
+        media_type=EVENT_STREAM,
         headers={**planned_headers(reply.opening), "Cache-Control": "no-cache"},
     )
 

@@ -27,29 +27,17 @@ class Feed:
         self._making = asyncio.Lock()
         self._made_s = 0.0
         self._now: dict[str, Any] = {}
-        self._ended = asyncio.Event()
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events without an end. The requests that have ended stand in the first one, and in
         each after another has."""
         known = -1
-        while not self._ended.is_set():
+        while True:
             event, ended = await self._snapshot(), self._recent.ended
             recent = [told_of_record(one) for one in self._recent.records()[:MOST_RECORDS]]
             yield as_event({**event, "recent": recent if ended != known else None})
             known = ended
-            await self._pause()
-
-    def end(self) -> None:
-        """The service stops: nobody must wait for those who only watch."""
-        self._ended.set()
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(EVERY_S):
-                await self._ended.wait()
-        except TimeoutError:
-            pass
+            await asyncio.sleep(EVERY_S)
 
     async def _snapshot(self) -> dict[str, Any]:
         async with self._making:

@@ -6,8 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from server.api.http import LineStream
-from server.api.openai.sse import EVENT_STREAM
+from server.api.http import EVENT_STREAM, LineStream
 from server.api.pages.feed import Feed, as_event
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
