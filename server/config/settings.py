@@ -223,7 +223,8 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         "and strategy_b_max; agent touches nothing until a chat outgrows the context window, and then "
         "shortens old tool results; auto is agent for coding agents and thresholds for all others; "
         "adaptive is agent likewise, and for others whatever gives the first token soonest; direct "
-        "shortens nothing; one-pass and map-reduce shorten whatever may be. A request may ask for another by the header X-LLM-Optimizer-Policy.",
+        "shortens nothing; one-pass and map-reduce shorten whatever may be. A request may ask for another "
+        "by the header X-LLM-Optimizer-Policy.",
     )
 
     @model_validator(mode="after")

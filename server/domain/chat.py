@@ -62,7 +62,7 @@ class Policy(StrEnum):
     THRESHOLDS = "thresholds"
     AGENT = "agent"
     ADAPTIVE = "adaptive"
-    ONE_PASS = "one-pass"
+    ONE_PASS = "one-pass"  # noqa: S105  # no password
     MAP_REDUCE = "map-reduce"
 
 

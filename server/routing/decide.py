@@ -79,15 +79,14 @@ class Plan:
     ahead: bool = False
 
 
-_ALWAYS = {Policy.ONE_PASS: Strategy.B, Policy.MAP_REDUCE: Strategy.C}
+_ALWAYS = {Policy.DIRECT: Strategy.A, Policy.ONE_PASS: Strategy.B, Policy.MAP_REDUCE: Strategy.C}
+"""Policies that do not go by what the chat is like."""
 
 
 def decide(
     messages: Sequence[Message], facts: Facts, policy: Policy, thresholds: Thresholds, count: Count
 ) -> Plan:
     """Choose what to do with a chat under ``policy``."""
-    if policy is Policy.DIRECT:
-        return Plan(Strategy.A, facts.tokens, "the policy is direct")
     if policy in _ALWAYS:
         return _always(messages, facts, policy, thresholds)
     if policy is Policy.AGENT:
@@ -107,7 +106,10 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
 
 
 def _always(messages: Sequence[Message], facts: Facts, policy: Policy, thresholds: Thresholds) -> Plan:
-    division = _division(messages, thresholds)
+    if policy is Policy.DIRECT:
+        return Plan(Strategy.A, facts.tokens, "the policy is direct")
+    least = thresholds.min_material_chars
+    division = divide(messages, least, least)
     if division is None:
         return Plan(Strategy.A, facts.tokens, "nothing in this chat may be shortened")
     return Plan(_ALWAYS[policy], facts.tokens, f"the policy is {policy}", division)

@@ -8,14 +8,19 @@ MOST = 100
 
 
 class Recent:
-    """The newest ones; an observer of the ledger. ``ended`` counts all there ever were."""
+    """The newest that asked a model for something, or that went wrong; an observer of the ledger.
+
+    ``ended`` counts all of those there ever were.
+    """
 
     def __init__(self, most: int = MOST) -> None:
         self._records: deque[Record] = deque(maxlen=most)
         self.ended = 0
 
     def add(self, record: Record) -> None:
-        """Keep one; the oldest goes if there is no room."""
+        """Keep one; the oldest goes if there is no room. Whoever only looks on would push the others out."""
+        if record.work.model is None and record.error is None:
+            return
         self._records.append(record)
         self.ended += 1
 

@@ -256,6 +256,6 @@ function table(name, heads, rows, empty) {
   return h("table", { class: name }, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows));
 }
 
-const cell = (head, ...children) => h("td", { "data-head": head }, children);
+const cell = (head, ...children) => h("td", { "data-head": head, class: children[0] === "–" ? "unknown" : null }, children);
 
 watch();

@@ -1,0 +1,138 @@
+"""The pages: what is served, and what a real Chromium makes of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.gpu.fake_nvml import FakeNvml, compile_fake_nvml
+from tests.pages.browser import CHROMIUM, Browser, browsing
+from tests.running import RunningServer, embedded_config, serving
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package chromium)")
+WIDTHS = (1280, 800, 360)
+IS_LIVE = "document.querySelector('#connection').textContent === 'live'"
+HOSTILE = "<img src=x onerror=document.title='broken'>"
+
+
+def first_events(client: httpx.Client, count: int) -> list[dict[str, Any]]:
+    with client.stream("GET", "/dashboard/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = (line for line in response.iter_lines() if line.startswith("data: "))
+        return [json.loads(next(lines).removeprefix("data: ")) for _ in range(count)]
+
+
+def test_programs_find_ollama_and_people_a_page(client: httpx.Client) -> None:
+    assert client.get("/").text == "Ollama is running"
+    page = client.get("/", headers={"accept": "text/html,application/xhtml+xml"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.text == client.get("/dashboard").text
+    assert page.headers["vary"] == "Accept"
+
+
+@pytest.mark.parametrize(
+    "path", ["/dashboard", "/chat", "/pages/page.js", "/pages/style.css", "/pages/icon.svg"]
+)
+def test_nothing_from_elsewhere_may_be_loaded(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "<script>" not in answer.text
+    assert "style=" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["..%2Froutes.py", "routes.py", "nothing.js", ".", "%00"])
+def test_there_are_no_other_files(client: httpx.Client, name: str) -> None:
+    assert client.get(f"/pages/{name}").status_code == 404
+
+
+def test_what_has_ended_is_told_once(client: httpx.Client) -> None:
+    client.post("/api/chat", json={"model": "nobody:7b", "messages": [{"role": "user", "content": "Hi"}]})
+    first, second = first_events(client, 2)
+    assert first["recent"][0]["ending"] == "not_found"
+    assert second["recent"] is None
+    assert {model["role"] for model in first["gpu"]["models"]} == {"generator", "helper"}
+
+
+@pytest.fixture(scope="module")
+def cards_server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Beside two cards that are made up; the models run on the CPU all the same."""
+    folder = tmp_path_factory.mktemp("cards")
+    fake = FakeNvml(compile_fake_nvml(folder), folder / "script")
+    fake.order("used 0 5000", "used 1 1500")
+    config = embedded_config(embedded_model)
+    with serving(folder, config, environment=fake.environment()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@needs_chromium
+def test_the_dashboard_shows_what_happens(cards_server: RunningServer, browser: Browser) -> None:
+    with cards_server.client() as client:
+        body = {"model": "smollm2:135m", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
+        client.post("/api/chat", json={**body, "options": {"num_predict": 3}})
+        client.post("/api/chat", json=body, headers={"x-llm-optimizer-policy": HOSTILE})
+    browser.open(f"{cards_server.url}/")
+    browser.until(IS_LIVE)
+    assert browser.evaluate("document.querySelectorAll('#cards .bar .free').length") == 2
+    assert "RTX 2060" in browser.evaluate("document.querySelector('#cards').innerText")
+    rows = browser.until("document.querySelector('#requests tbody').innerText")
+    assert "smollm2:135m" in rows
+    browser.evaluate("document.querySelector('#requests button.link').click()")
+    assert HOSTILE in browser.until("document.querySelector('#requests .details').innerText")
+    assert browser.evaluate("document.title") == "llm-optimizer"
+    assert browser.complaints == []
+    assert all(url.startswith(cards_server.url) for url in browser.requested if url != "about:blank")
+
+
+@needs_chromium
+def test_a_button_unloads_a_model(cards_server: RunningServer, browser: Browser) -> None:
+    browser.open(f"{cards_server.url}/dashboard")
+    browser.until("document.querySelectorAll('#models tbody tr').length === 2")
+    browser.evaluate(
+        "[...document.querySelectorAll('#models tr')].find((row) => row.innerText.includes('helper'))"
+        ".querySelector('button').click()"
+    )
+    browser.until("document.querySelectorAll('#models tbody tr').length === 1")
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("path", ["/dashboard", "/chat"])
+def test_it_fits_every_window(cards_server: RunningServer, browser: Browser, path: str, dark: bool) -> None:
+    colours = set()
+    for width in WIDTHS:
+        browser.open(f"{cards_server.url}{path}", width=width, dark=dark)
+        browser.until("document.querySelector('main').innerText.length > 20")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+        colours.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours == {"rgb(17, 21, 27)" if dark else "rgb(246, 247, 249)"}
+
+
+@needs_chromium
+def test_the_playground_answers_each_way(cards_server: RunningServer, browser: Browser) -> None:
+    browser.open(f"{cards_server.url}/chat")
+    browser.until("document.querySelector('#model').options.length")
+    notes = " ".join(f"Part {number} was built without a word." for number in range(90))
+    browser.evaluate(
+        f"document.querySelector('#prompt').value = {json.dumps(notes + chr(10) * 2 + 'What was built?')};"
+        "document.querySelector('#most').value = 3;"
+        "document.querySelectorAll('[name=way]').forEach((box) => {"
+        "  box.checked = ['direct', 'one-pass'].includes(box.value); });"
+        "document.querySelector('#run').click()"
+    )
+    browser.until("document.querySelector('#note').textContent === 'Done.'")
+    ways = browser.evaluate("[...document.querySelectorAll('#answers .way')].map((way) => way.textContent)")
+    assert ways == ["A", "B"]
+    assert browser.complaints == []
