@@ -216,6 +216,7 @@ def test_closing_twice_tells_nobody() -> None:
     ledger, recent = Ledger(), Recent()
     ledger.observe(recent.add)
     account = ledger.open(Visit())
+    account.work = Work(model="m")
     assert ledger.under_way() == (account,)
     for _ in range(2):
         ledger.close(account, None, None, Ending.OK)
@@ -229,14 +230,24 @@ def test_an_observer_that_breaks_costs_the_others_nothing(caplog: pytest.LogCapt
     ledger, recent = Ledger(), Recent()
     ledger.observe(breaks)
     ledger.observe(recent.add)
-    ledger.close(ledger.open(Visit()), None, 200, Ending.OK)
+    account = ledger.open(Visit())
+    account.work = Work(model="m")
+    ledger.close(account, None, 200, Ending.OK)
     assert recent.ended == 1
     assert "an observer of requests broke" in caplog.text
 
 
 def test_only_so_many_are_remembered_the_newest_first() -> None:
     recent = Recent(most=2)
-    record = Record(Visit(), Work(), None, 200, Ending.OK, None, 1.0)
+    record = Record(Visit(), Work(model="m"), None, 200, Ending.OK, None, 1.0)
     for name in "abc":
         recent.add(replace(record, visit=Visit(name)))
     assert ([kept.visit.id for kept in recent.records()], recent.ended) == (["c", "b"], 3)
+
+
+def test_who_only_looks_on_is_not_remembered_but_what_goes_wrong_is() -> None:
+    recent = Recent()
+    look = Record(Visit("look"), Work(), "/health", 200, Ending.OK, None, 0.1)
+    recent.add(look)
+    recent.add(replace(look, visit=Visit("fault"), ending=Ending.INVALID, error="not JSON"))
+    assert [kept.visit.id for kept in recent.records()] == ["fault"]
