@@ -2,8 +2,10 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pynvml
@@ -12,6 +14,35 @@ T = TypeVar("T")
 
 _PCI_BUS_ID = re.compile(r"(?:([0-9a-f]+):)?([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+)")
 
+_CLOCK_REASONS: Mapping[int, str] = MappingProxyType(
+    {
+        0x001: "idle",
+        0x002: "clocks set by hand",
+        0x004: "power limit",
+        0x008: "hardware slowdown: too hot, or too little power",
+        0x010: "kept in step with other cards",
+        0x020: "too hot: slowed by the driver",
+        0x040: "too hot: slowed by the hardware",
+        0x080: "power brake of the power supply",
+        0x100: "clocks set for the display",
+        0x200: "limit of the board",
+        0x400: "voltage limit for reliability",
+    }
+)
+"""NVML's bits for why clocks are below the maximum."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that uses a card. ``name`` is the kernel's short one; None: not readable from here.
+
+    ``memory_bytes`` None: the driver does not tell, as in a virtual machine.
+    """
+
+    pid: int
+    name: str | None
+    memory_bytes: int | None
+
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
@@ -19,6 +50,7 @@ class GpuReading:
 
     ``index`` counts as NVML and nvidia-smi do, by PCI bus. ``fault`` says why the card cannot be
     used at all, such as being lost. ``compute_capability`` is written as NVIDIA does, like ``7.5``.
+    ``clock_reasons`` says in words why the clocks are below their maximum, ``idle`` included.
     """
 
     index: int
@@ -31,6 +63,14 @@ class GpuReading:
     memory_free_bytes: int | None = None
     utilisation_percent: int | None = None
     temperature_c: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    clock_mhz: int | None = None
+    clock_max_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    memory_clock_max_mhz: int | None = None
+    clock_reasons: tuple[str, ...] | None = None
+    processes: tuple[GpuProcess, ...] | None = None
     fault: str | None = None
 
 
@@ -133,6 +173,14 @@ def _read_device(index: int) -> GpuReading:
             memory_free_bytes=None if memory is None else int(memory.free),
             utilisation_percent=None if load is None else int(load.gpu),
             temperature_c=_supported(lambda: _temperature(handle)),
+            power_w=_supported(lambda: int(pynvml.nvmlDeviceGetPowerUsage(handle)) / 1000),
+            power_limit_w=_supported(lambda: int(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / 1000),
+            clock_mhz=_clock(handle, pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_GRAPHICS),
+            clock_max_mhz=_clock(handle, pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_GRAPHICS),
+            memory_clock_mhz=_clock(handle, pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM),
+            memory_clock_max_mhz=_clock(handle, pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_MEM),
+            clock_reasons=_clock_reasons(handle),
+            processes=_processes(handle),
         )
     except pynvml.NVMLError as error:
         return _faulty_reading(index, error)
@@ -188,6 +236,47 @@ def _cuda_version() -> str:
 
 def _temperature(handle: Any) -> int:
     return int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+
+
+def _clock(handle: Any, query: Callable[[Any, int], Any], which: int) -> int | None:
+    return _supported(lambda: int(query(handle, which)))
+
+
+def _clock_reasons(handle: Any) -> tuple[str, ...] | None:
+    bits = _supported(lambda: int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
+    if bits is None:
+        # Drivers before 535 know only the older name.
+        bits = _supported(lambda: int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
+    if bits is None:
+        return None
+    known = [words for bit, words in _CLOCK_REASONS.items() if bits & bit]
+    unknown = bits & ~sum(_CLOCK_REASONS)
+    return (*known, f"unknown: {unknown:#x}") if unknown else tuple(known)
+
+
+def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
+    """Whoever computes or draws, the largest first; None where neither list is to be had."""
+    lists = (
+        _supported(lambda: list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))),
+        _supported(lambda: list(pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle))),
+    )
+    if lists == (None, None):
+        return None
+    # Who does both is in both lists, each time with all that it has.
+    found = {int(one.pid): one.usedGpuMemory for listed in lists for one in listed or ()}
+    processes = [
+        GpuProcess(pid, _process_name(pid), None if memory is None else int(memory))
+        for pid, memory in found.items()
+    ]
+    return tuple(sorted(processes, key=lambda one: (-(one.memory_bytes or 0), one.pid)))
+
+
+def _process_name(pid: int) -> str | None:
+    """Only the short name: the whole command line may hold what is nobody's business."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n") or None
+    except OSError:
+        return None
 
 
 def _text(value: str | bytes) -> str:

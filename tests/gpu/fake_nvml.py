@@ -37,8 +37,11 @@ class FakeNvml:
     script: Path
 
     def order(self, *lines: str) -> None:
-        """Replace the script: ``fail FUNCTION DEVICE CODE``, ``used DEVICE MIB``; see fake_nvml.c."""
-        self.script.write_text("".join(f"{line}\n" for line in lines))
+        """Replace the script, whose lines fake_nvml.c explains."""
+        part = self.script.with_suffix(".part")
+        part.write_text("".join(f"{line}\n" for line in lines))
+        # At once: a server may be reading it.
+        part.replace(self.script)
 
     def environment(self) -> dict[str, str]:
         """The environment for a child process that is to see the fake."""

@@ -1,13 +1,14 @@
 """The readings, through the real bindings, from a library that is a fake (see fake_nvml.c)."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.gpu.nvml import GpuReading, normalise_pci_bus_id, open_nvml
+from server.gpu.nvml import GpuProcess, GpuReading, normalise_pci_bus_id, open_nvml
 from tests.gpu import fake_nvml as fake
 from tests.gpu.fake_nvml import FakeNvml
 
@@ -46,7 +47,17 @@ class Seen:
 def look(fake_nvml: FakeNvml, *orders: str) -> Seen:
     fake_nvml.order(*orders)
     seen: dict[str, Any] = json.loads(fake_nvml.run(LOOK))
-    return Seen(**{**seen, "devices": tuple(GpuReading(**reading) for reading in seen["devices"])})
+    return Seen(**{**seen, "devices": tuple(map(reading_of, seen["devices"]))})
+
+
+def reading_of(told: dict[str, Any]) -> GpuReading:
+    """From JSON, which has only lists."""
+    reasons, processes = told["clock_reasons"], told["processes"]
+    return replace(
+        GpuReading(**told),
+        clock_reasons=None if reasons is None else tuple(reasons),
+        processes=None if processes is None else tuple(GpuProcess(**one) for one in processes),
+    )
 
 
 BIG = GpuReading(
@@ -60,6 +71,14 @@ BIG = GpuReading(
     memory_free_bytes=7850 * MIB,
     utilisation_percent=17,
     temperature_c=41,
+    power_w=38.25,
+    power_limit_w=175.0,
+    clock_mhz=300,
+    clock_max_mhz=2100,
+    memory_clock_mhz=405,
+    memory_clock_max_mhz=7001,
+    clock_reasons=("idle",),
+    processes=(),
 )
 SMALL = GpuReading(
     index=1,
@@ -72,6 +91,14 @@ SMALL = GpuReading(
     memory_free_bytes=2043 * MIB,
     utilisation_percent=17,
     temperature_c=41,
+    power_w=38.25,
+    power_limit_w=75.0,
+    clock_mhz=300,
+    clock_max_mhz=2100,
+    memory_clock_mhz=405,
+    memory_clock_max_mhz=7001,
+    clock_reasons=("idle",),
+    processes=(),
 )
 
 
@@ -101,6 +128,13 @@ def test_memory_in_use_is_read(fake_nvml: FakeNvml) -> None:
         ("nvmlDeviceGetMemoryInfo", ["memory_total_bytes", "memory_used_bytes", "memory_free_bytes"]),
         ("nvmlDeviceGetUtilizationRates", ["utilisation_percent"]),
         ("nvmlDeviceGetTemperature", ["temperature_c"]),
+        ("nvmlDeviceGetPowerUsage", ["power_w"]),
+        ("nvmlDeviceGetEnforcedPowerLimit", ["power_limit_w"]),
+        ("nvmlDeviceGetClockInfo", ["clock_mhz", "memory_clock_mhz"]),
+        ("nvmlDeviceGetMaxClockInfo", ["clock_max_mhz", "memory_clock_max_mhz"]),
+        # The other list, or the older name, says it then.
+        ("nvmlDeviceGetComputeRunningProcesses", []),
+        ("nvmlDeviceGetCurrentClocksEventReasons", []),
     ],
 )
 def test_a_query_that_fails_leaves_only_its_own_answer_open(
@@ -110,6 +144,49 @@ def test_a_query_that_fails_leaves_only_its_own_answer_open(
 
     nothing: dict[str, Any] = dict.fromkeys(unknown)
     assert seen.devices == (BIG, replace(SMALL, **nothing))
+
+
+def test_processes_are_listed_with_their_memory(fake_nvml: FakeNvml) -> None:
+    ours, gone = os.getpid(), 2**22 + 1
+    orders = (f"process 0 {ours} 4000", f"process 0 {gone} 6000", "process 1 1 -1", "used 0 10")
+    big, small = look(fake_nvml, *orders).devices
+
+    name = Path("/proc/self/comm").read_text().strip()
+    processes = (GpuProcess(gone, None, 6000 * MIB), GpuProcess(ours, name, 4000 * MIB))
+    assert (big.processes, big.memory_used_bytes) == (processes, 10_010 * MIB)
+    assert [(one.pid, one.memory_bytes) for one in small.processes or ()] == [(1, None)]
+
+
+def test_where_no_list_of_processes_is_to_be_had_they_are_unknown(fake_nvml: FakeNvml) -> None:
+    kinds = ("Compute", "Graphics")
+    orders = [f"fail nvmlDeviceGet{kind}RunningProcesses 1 {fake.NOT_SUPPORTED}" for kind in kinds]
+
+    assert look(fake_nvml, *orders).devices == (BIG, replace(SMALL, processes=None))
+
+
+@pytest.mark.parametrize(
+    ("bits", "words"),
+    [
+        (0, ()),
+        (0x4 | 0x40, ("power limit", "too hot: slowed by the hardware")),
+        (0x1 | 0x8000, ("idle", "unknown: 0x8000")),
+    ],
+)
+def test_why_clocks_are_low_is_told_in_words(fake_nvml: FakeNvml, bits: int, words: tuple[str, ...]) -> None:
+    big, _ = look(fake_nvml, f"reasons 0 {bits}").devices
+
+    assert big.clock_reasons == words
+
+
+def test_a_driver_may_know_neither_name_of_the_reasons(fake_nvml: FakeNvml) -> None:
+    names = ("EventReasons", "ThrottleReasons")
+    orders = [f"fail nvmlDeviceGetCurrentClocks{name} 0 {fake.FUNCTION_NOT_FOUND}" for name in names]
+
+    assert look(fake_nvml, *orders).devices == (replace(BIG, clock_reasons=None), SMALL)
+
+
+def test_a_card_that_vanishes_is_no_longer_listed(fake_nvml: FakeNvml) -> None:
+    assert look(fake_nvml, "cards 1").devices == (BIG,)
 
 
 def test_a_lost_card_does_not_take_the_other_with_it(fake_nvml: FakeNvml) -> None:
@@ -225,6 +302,10 @@ def test_a_real_card_is_read() -> None:
         assert reading.memory_total_bytes
         assert reading.memory_free_bytes is not None
         assert reading.memory_free_bytes <= reading.memory_total_bytes
+        assert reading.clock_mhz
+        assert reading.clock_max_mhz
+        assert reading.clock_reasons is not None
+        assert reading.processes is not None
     assert nvml.driver_version
     assert nvml.cuda_version
     nvml.close()
