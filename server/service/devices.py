@@ -32,6 +32,11 @@ class Devices:
         return self._nvml.devices()
 
     @property
+    def versions(self) -> tuple[str, str | None]:
+        """Of the binding, and of the NVIDIA driver where there is one."""
+        return self._library.version, self._nvml.driver_version
+
+    @property
     def gpu_fault(self) -> str | None:
         """Why there are no readings, or None."""
         return self._nvml.reason
