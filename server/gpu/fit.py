@@ -12,7 +12,7 @@ from server.gpu.plan import MemoryPlan
 SMALLEST_BATCH_TOKENS = 128
 SMALLEST_CONTEXT_TOKENS = 2048
 SAFER_PART, SAFER_BYTES = 16, 64 * 2**20
-"""A sixteenth of a plan that ended the process is left away, but at least so many bytes: nobody knows how much
+"""A sixteenth of a plan that ended the process is left away, but at least so many bytes: nobody knows what
 was missing."""
 
 _CONTEXT_STEP_TOKENS = 256

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from server.catalogue import Installed
+from server.gpu.fit import EFFECTS
 from server.service.crashes import Crash, Crashes
 from server.service.devices import Devices
 from server.service.placement import Placement
@@ -50,7 +51,7 @@ class Risks:
             installed.file.fingerprint,
             installed.window_tokens,
             told,
-            *sorted(settings.set_by_user),
+            *sorted(settings.set_by_user & EFFECTS.keys()),
             *self._devices.versions,
         )
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()

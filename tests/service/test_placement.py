@@ -181,8 +181,8 @@ def test_what_nobody_may_give_up_is_not_loaded_again(install: Install) -> None:
     all_set = install(slots=1, kv_type="f16", draft=63, batch=512)
     placements = place(all_set, GivenLibrary(), GivenNvml())
     words = (
-        r"model 'smollm2:135m' is not loaded again: the service ended while it loaded smollm2:135m on cuda:0 with "
-        r"560 MiB planned \(once, at last on 2026-11-28 00:00 UTC\), and no more of it may be given up. "
+        r"model 'smollm2:135m' is not loaded again: the service ended while it loaded smollm2:135m on cuda:0 "
+        r"with 560 MiB planned \(once, at last on 2026-11-28 00:00 UTC\), and no more of it may be given up. "
         r"Lower generator.context .* see llm-optimizer doctor$"
     )
     with pytest.raises(ModelLoadFailed, match=words):
