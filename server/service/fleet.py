@@ -20,7 +20,7 @@ from server.engine.pace import Speed
 from server.gpu.guard import Sight
 from server.gpu.nvml import GpuReading, Nvml
 from server.service.crashes import Crashes
-from server.service.devices import Devices
+from server.service.devices import Devices, Seen
 from server.service.faults import Faults
 from server.service.gate import Gate
 from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
@@ -247,13 +247,12 @@ class Fleet:
         await self._make_room([self._berths[weights] for weights in leaving], "its device is short of memory")
 
     def gpus(self) -> tuple[GpuReading, ...]:
-        """What NVML says of the cards now."""
-        return self._placements.devices.gpus()
+        """The cards as they were at the last look; returns at once."""
+        return self.seen().cards
 
-    @property
-    def gpu_fault(self) -> str | None:
-        """Why there are no readings, or None."""
-        return self._placements.devices.gpu_fault
+    def seen(self) -> Seen:
+        """The last look at the cards, which :meth:`sight` takes each second; returns at once."""
+        return self._placements.devices.seen()
 
     async def close(self) -> None:
         """Unload everything; requests under way end with an error, and no new ones are taken."""

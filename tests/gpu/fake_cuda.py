@@ -1,7 +1,7 @@
 """``llm-optimizer`` on cards that are CUDA's in name only: all is real but the cards, and the CPU computes.
 
 ``python -m tests.gpu.fake_cuda serve ...`` with the environment of :class:`tests.gpu.fake_nvml.FakeNvml`.
-What models take of a card is told to the fake NVML as this process's memory there, and where a card has no more,
+What models take of a card is told to the fake NVML as this process's memory there, and where it has no more,
 the process ends as ggml ends it. One more line of the script: ``holds DEVICE MIB`` is what it really has.
 """
 
