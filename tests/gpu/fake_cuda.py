@@ -2,7 +2,8 @@
 
 ``python -m tests.gpu.fake_cuda serve ...`` with the environment of :class:`tests.gpu.fake_nvml.FakeNvml`.
 What models take of a card is told to the fake NVML as this process's memory there, and where it has no more,
-the process ends as ggml ends it. One more line of the script: ``holds DEVICE MIB`` is what it really has.
+the process ends as ggml ends it. More lines of the script: ``holds DEVICE MIB`` is what it really has, and
+``leaks DEVICE`` lets it give nothing back.
 """
 
 import os
@@ -48,7 +49,8 @@ class Cards:
 
     def _give_back(self, card: int, size_bytes: int) -> None:
         with self._lock:
-            self._change(card, -size_bytes)
+            if ["leaks", str(card)] not in orders():
+                self._change(card, -size_bytes)
 
     def _change(self, card: int, size_bytes: int) -> None:
         self._taken[card] += size_bytes
@@ -105,9 +107,13 @@ class FakeCuda(Library):
 
 def holds_mib(card: int) -> int:
     """What the script says, or all."""
-    orders = [line.split() for line in SCRIPT.read_text().splitlines()] if SCRIPT.exists() else []
-    told = [int(words[2]) for words in orders if words[:2] == ["holds", str(card)]]
+    told = [int(words[2]) for words in orders() if words[:2] == ["holds", str(card)]]
     return told[-1] if told else TOTAL_MIB[card]
+
+
+def orders() -> list[list[str]]:
+    """The script's lines in words."""
+    return [line.split() for line in SCRIPT.read_text().splitlines()] if SCRIPT.exists() else []
 
 
 def _both(close: Callable[[], None], free: Callable[[], None]) -> Callable[[], None]:
