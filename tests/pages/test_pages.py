@@ -62,12 +62,14 @@ def test_what_has_ended_is_told_once(client: httpx.Client) -> None:
 
 @pytest.fixture(scope="module")
 def cards_server(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """Beside two cards that are made up; the models run on the CPU all the same."""
+    """On two cards that are CUDA's in name only."""
     folder = tmp_path_factory.mktemp("cards")
     fake = FakeNvml(compile_fake_nvml(folder), folder / "script")
-    fake.order("used 0 5000", "used 1 1500")
-    config = embedded_config(embedded_model)
-    with serving(folder, config, environment=fake.environment()) as running:
+    fake.order("used 0 300", "used 1 100", "reasons 1 4")
+    helper = {"path": str(embedded_model), "device": "cuda:1", "memory_margin_mib": 64}
+    generator = {"device": "cuda:0", "memory_margin_mib": 256}
+    config = embedded_config(embedded_model, helper=helper, generator=generator)
+    with serving(folder, config, fake.environment(), module="tests.gpu.fake_cuda") as running:
         yield running
 
 
@@ -85,8 +87,12 @@ def test_the_dashboard_shows_what_happens(cards_server: RunningServer, browser: 
         client.post("/api/chat", json=body, headers={"x-llm-optimizer-policy": HOSTILE})
     browser.open(f"{cards_server.url}/")
     browser.until(IS_LIVE)
-    assert browser.evaluate("document.querySelectorAll('#cards .bar .free').length") == 2
-    assert "RTX 2060" in browser.evaluate("document.querySelector('#cards').innerText")
+    for part in ("ours", "others", "free", "plan"):
+        assert browser.evaluate(f"document.querySelectorAll('#cards .bar .{part}').length") == 2, part
+    cards = browser.evaluate("document.querySelector('#cards').innerText")
+    assert "RTX 2060 SUPER room enough" in cards
+    assert "cuda:1: smollm2:135m-helper" in cards
+    assert "slowed: power limit" in cards
     rows = browser.until("document.querySelector('#requests tbody').innerText")
     assert "smollm2:135m" in rows
     browser.evaluate("document.querySelector('#requests button.link').click()")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from server import __version__
+from server.api.health_answers import GpuHealth
 from server.domain.account import Account, Record, Visit
 from server.service.ledger import Ledger
 from server.service.recent import Recent
@@ -18,39 +19,37 @@ MOST_RECORDS = 30
 
 
 class Feed:
-    """``gpu`` gives what ``/health/gpu`` tells; it may block. Belongs to the event loop."""
+    """``gpu`` gives what ``/health/gpu`` tells. Belongs to the event loop."""
 
-    def __init__(self, gpu: Callable[[], dict[str, Any]], ledger: Ledger, recent: Recent) -> None:
+    def __init__(self, gpu: Callable[[], GpuHealth], ledger: Ledger, recent: Recent) -> None:
         self._gpu = gpu
         self._ledger = ledger
         self._recent = recent
-        self._making = asyncio.Lock()
         self._made_s = 0.0
-        self._now: dict[str, Any] = {}
+        self._made: dict[str, Any] | None = None
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events without an end. The requests that have ended stand in the first one, and in
         each after another has."""
         known = -1
         while True:
-            event, ended = await self._snapshot(), self._recent.ended
-            recent = [told_of_record(one) for one in self._recent.records()[:MOST_RECORDS]]
-            yield as_event({**event, "recent": recent if ended != known else None})
+            recent, ended = self._recent.records()[:MOST_RECORDS], self._recent.ended
+            told = [told_of_record(one) for one in recent] if ended != known else None
+            yield as_event({**self._snapshot(), "recent": told})
             known = ended
             await asyncio.sleep(EVERY_S)
 
-    async def _snapshot(self) -> dict[str, Any]:
-        async with self._making:
-            if time.monotonic() - self._made_s >= EVERY_S / 2:
-                gpu = await asyncio.to_thread(self._gpu)
-                self._now = {
-                    "version": __version__,
-                    "at": datetime.datetime.now(datetime.UTC).isoformat(),
-                    "gpu": gpu,
-                    "under_way": [told_of_account(one) for one in self._ledger.under_way() if one.work.model],
-                }
-                self._made_s = time.monotonic()
-        return self._now
+    def _snapshot(self) -> dict[str, Any]:
+        now_s = time.monotonic()
+        if self._made is None or now_s - self._made_s >= EVERY_S / 2:
+            self._made_s = now_s
+            self._made = {
+                "version": __version__,
+                "at": datetime.datetime.now(datetime.UTC).isoformat(),
+                "gpu": self._gpu().model_dump(mode="json"),
+                "under_way": [told_of_account(one) for one in self._ledger.under_way() if one.work.model],
+            }
+        return self._made
 
 
 def as_event(told: dict[str, Any]) -> bytes:

@@ -98,12 +98,12 @@ function sparkline(values) {
 }
 
 function cards(gpu) {
-  const drawn = gpu.devices.map((device) => card(device, gpu));
+  const drawn = gpu.devices.map(card);
   if (!drawn.length) drawn.push(h("p", { class: "notice" }, `No NVIDIA card: ${gpu.reason ?? "none was found"}`));
   return drawn;
 }
 
-function card(device, gpu) {
+function card(device) {
   const facts = [
     ["Load", device.utilisation_percent === null ? "–" : `${device.utilisation_percent} %`],
     ["Temperature", device.temperature_c === null ? "–" : `${device.temperature_c} °C`],
@@ -111,7 +111,8 @@ function card(device, gpu) {
     ["Clock", device.clock_mhz === null ? "–" : `${count(device.clock_mhz)} MHz`],
   ];
   return h("article", { class: "card" },
-    h("h3", {}, device.name ?? `card ${device.index}`, " ", device.fault ? h("span", { class: "badge bad" }, device.fault) : marginBadge(device, gpu)),
+    h("h3", {}, device.name ?? `card ${device.index}`, " ", device.fault ? h("span", { class: "badge bad" }, device.fault) : marginBadge(device.margin)),
+    device.models.length ? h("p", { class: "more" }, `${device.device}: ${device.models.join(", ")}`) : null,
     memoryBar(device),
     h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     slowed(device.clock_reasons),
@@ -120,10 +121,11 @@ function card(device, gpu) {
 
 const watts = (now, limit) => (now === null ? "–" : `${Math.round(now)} W${limit === null ? "" : ` of ${Math.round(limit)}`}`);
 
-function marginBadge(device, gpu) {
-  const level = gpu.guard[device.device] ?? (device.device ? "calm" : null);
-  if (level === null) return null;
-  return level === "calm" ? h("span", { class: "badge good" }, "room enough") : h("span", { class: "badge bad" }, `short of memory: ${level}`);
+function marginBadge(margin) {
+  if (margin === null) return null;
+  if (margin.fault) return h("span", { class: "badge bad" }, margin.fault);
+  const calm = margin.level === "calm";
+  return h("span", { class: calm ? "badge good" : "badge bad" }, calm ? "room enough" : `short of memory: ${margin.level}`);
 }
 
 function slowed(reasons) {
@@ -135,7 +137,7 @@ function memoryBar(device) {
   const whole = device.memory_total_bytes;
   if (!whole) return h("p", {}, "memory unknown");
   const parts = [
-    ["ours", device.memory_ours_bytes],
+    ["ours", device.memory_own_bytes],
     ["others", device.memory_others_bytes],
     ["free", device.memory_free_bytes],
   ].filter(([, bytes]) => bytes !== null && bytes !== undefined);
@@ -145,12 +147,13 @@ function memoryBar(device) {
     part.style.width = `${(100 * bytes) / whole}%`;
     bar.append(part);
   }
-  if (device.planned_bytes) {
-    const mark = h("span", { class: "plan", title: `planned: ${mib(device.planned_bytes)}` });
-    mark.style.left = `${Math.min(100, (100 * device.planned_bytes) / whole)}%`;
+  const plan = device.plan?.planned_bytes;
+  if (plan) {
+    const mark = h("span", { class: "plan", title: `planned: ${mib(plan)}` });
+    mark.style.left = `${Math.min(100, (100 * plan) / whole)}%`;
     bar.append(mark);
   }
-  const planned = device.planned_bytes ? [["plan", device.planned_bytes]] : [];
+  const planned = plan ? [["plan", plan]] : [];
   return h("div", {}, bar, h("p", { class: "legend" }, [...parts, ...planned].map(([name, bytes]) => h("span", { class: name }, `${name} ${mib(bytes)}`))));
 }
 
