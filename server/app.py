@@ -17,6 +17,7 @@ from server.api.anthropic.routes import anthropic_router
 from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
+from server.api.metrics import metrics_router
 from server.api.ollama.routes import ollama_router
 from server.api.ollama.texts import texts_router
 from server.api.openai.errors import openai_refusal
@@ -69,6 +70,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(anthropic_router(service))
     app.include_router(router_router(service))
     app.include_router(health_router(service))
+    app.include_router(metrics_router(service))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(

@@ -39,6 +39,8 @@ class Guard:
         self._effects = effects
         self._faults = faults
         self._levels: dict[str, Level] = {}
+        self.sight = Sight({}, {})
+        """What was seen last."""
         self._known_faults: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -62,7 +64,7 @@ class Guard:
 
     async def look_once(self) -> None:
         """Act on one look."""
-        sight = await self._look()
+        sight = self.sight = await self._look()
         self._tell_faults(sight.faults)
         for device in self._levels.keys() - sight.devices.keys():
             self._change(device, Level.CALM, None)

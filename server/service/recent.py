@@ -2,13 +2,17 @@
 
 from collections import deque
 
-from server.domain.account import Record
+from server.domain.account import Ending, Record
 
 MOST = 100
+_LOOKS = ("GET", "HEAD", "OPTIONS")
 
 
 class Recent:
-    """The newest ones; an observer of the ledger. ``ended`` counts all there ever were."""
+    """The newest ones; an observer of the ledger. ``ended`` counts all that were ever kept.
+
+    Looks that went well (at lists, health, metrics) are left out: somebody takes one every few seconds.
+    """
 
     def __init__(self, most: int = MOST) -> None:
         self._records: deque[Record] = deque(maxlen=most)
@@ -16,6 +20,8 @@ class Recent:
 
     def add(self, record: Record) -> None:
         """Keep one; the oldest goes if there is no room."""
+        if record.visit.method in _LOOKS and record.ending is Ending.OK:
+            return
         self._records.append(record)
         self.ended += 1
 

@@ -26,6 +26,7 @@ from server.service.ahead import Ahead
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
 from server.service.guard import Guard
+from server.service.helped import HelperFigures
 from server.service.ledger import Ledger
 from server.service.models import Models
 from server.service.noting import note_admitted, note_finish, note_plan, note_routing
@@ -72,9 +73,10 @@ class Service:
         self.originals = Originals(router.originals_mib * MIB)
         self._planner = Planner(router)
         self._summaries = summaries
-        self._ahead = Ahead(fleet, catalogue, router, summaries)
+        self.helped = HelperFigures()
+        self._ahead = Ahead(fleet, catalogue, router, summaries, self.helped)
         self.guard = Guard(fleet.sight, fleet.gate, _GivingWay(fleet, self._ahead), fleet.faults)
-        summariser = Summariser(fleet, catalogue, router, summaries)
+        summariser = Summariser(fleet, catalogue, router, summaries, self.helped)
         self._preparer = Preparer(self._planner, summariser, self._ahead, self.originals)
 
     async def chat(self, request: ChatRequest) -> Reply:

@@ -234,6 +234,13 @@ def test_an_observer_that_breaks_costs_the_others_nothing(caplog: pytest.LogCapt
     assert "an observer of requests broke" in caplog.text
 
 
+def test_a_look_that_went_well_is_not_remembered() -> None:
+    recent = Recent()
+    for method, ending in (("GET", Ending.OK), ("GET", Ending.INTERNAL), ("POST", Ending.OK)):
+        recent.add(Record(Visit(method, method), Work(), None, 200, ending, None, 1.0))
+    assert [record.visit.method for record in recent.records()] == ["POST", "GET"]
+
+
 def test_only_so_many_are_remembered_the_newest_first() -> None:
     recent = Recent(most=2)
     record = Record(Visit(), Work(), None, 200, Ending.OK, None, 1.0)
