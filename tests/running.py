@@ -60,7 +60,7 @@ def _toml(value: Any) -> str:
 
 
 class RunningServer:
-    """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs."""
+    """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs; ``folder`` has its config."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class RunningServer:
         environment: dict[str, str] | None = None,
     ) -> None:
         flags = [] if port is None else ["--port", str(port)]
-        folder = config.absolute().parent
+        self.folder = folder = config.absolute().parent
         command = [sys.executable, "-m", "server", "serve", "--config", str(config), *flags, *arguments]
         self._process = subprocess.Popen(
             command,

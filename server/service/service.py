@@ -22,6 +22,7 @@ from server.domain.generation import Finished, FinishReason, TextDelta, TokenSco
 from server.routing.decide import Facts, Plan, Strategy
 from server.routing.memory import Summaries
 from server.routing.squeeze import Shortening
+from server.service.access import log_access
 from server.service.ahead import Ahead
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
@@ -47,7 +48,6 @@ from server.service.reply import Opening, Reply
 from server.service.report import (
     Outcome,
     log_ignored,
-    log_outcome,
     log_plan,
     thinking_length,
 )
@@ -70,6 +70,7 @@ class Service:
         self.models = Models(catalogue, fleet)
         self.ledger, self.recent = Ledger(), Recent()
         self.ledger.observe(self.recent.add)
+        self.ledger.observe(log_access)
         self.originals = Originals(router.originals_mib * MIB)
         self._planner = Planner(router)
         self._summaries = summaries
@@ -361,7 +362,6 @@ class Service:
             thinking_tokens=thinking_length(pieces) if thought else 0,
         )
         note_finish(admitted.account, end.reason)
-        log_outcome(admitted.route, admitted.account.visit.id, admitted.model, outcome)
         return outcome
 
 

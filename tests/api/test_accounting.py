@@ -41,7 +41,13 @@ async def visit(app: App, *received: Message, request_id: str = "mine") -> list[
     ledger, told, mail = Ledger(), [], list(received)
     ledger.observe(told.append)
     headers = [(b"x-request-id", request_id.encode())]
-    scope = {"type": "http", "method": "POST", "headers": headers, "client": ("10.0.0.7", 4711)}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/chat",
+        "headers": headers,
+        "client": ("10.0.0.7", 4711),
+    }
 
     async def receive() -> Message:
         return mail.pop(0)
