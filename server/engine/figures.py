@@ -36,7 +36,7 @@ class Histogram:
 class Figures:
     """Totals since the engine was loaded. The engine's thread writes, anyone may read.
 
-    ``prompt_tokens`` came in, of which ``cached_tokens`` were in the KV cache and ``restored_tokens``
+    ``prompt_tokens`` came in, of which ``cached_tokens`` need not be read, and ``restored_tokens`` of these
     came back from host memory or disk; ``read_tokens`` went through the model, more often than once
     where an answer had to make room for another. ``guessed_tokens`` were proposed as drafts.
     """

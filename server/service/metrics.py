@@ -97,8 +97,7 @@ class RequestMetrics(Collector):
         """All of them. The times at which series began are left out: they would double what is stored."""
         for metric in self._inner.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            if metric.samples:
-                yield metric
+            yield metric
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace=PREFIX, registry=self._inner)

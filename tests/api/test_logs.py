@@ -115,6 +115,22 @@ def test_no_line_has_a_word_of_a_prompt(server: RunningServer, client: httpx.Cli
     assert [line for line in server.log if CANARY in line] == []
 
 
+def test_whoever_hangs_up_while_the_helper_works_has_a_line_too(
+    server: RunningServer, client: httpx.Client
+) -> None:
+    words = "Seven old men walk along the shore and count the boats. " * 40
+    talk = [
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": words},
+        {"role": "user", "content": "How many?"},
+    ]
+    with client.stream("POST", "/api/chat", json=chat_body(messages=talk, stream=True)) as response:
+        next(response.iter_lines())
+    line = access(server, response)
+    assert (line["outcome"], line["planned"], line["summarised_messages"]) == ("cancelled", "B", 1)
+    assert "tokens_sent" not in line
+
+
 def test_a_request_is_kept_as_it_came_without_its_keys(
     server: RunningServer, client: httpx.Client, captures: Path
 ) -> None:
