@@ -31,6 +31,7 @@ from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
 from server.service.captures import Captures
 from server.service.cards import with_cuda_numbers
+from server.service.crashes import Crashes, crash_folder
 from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
@@ -53,6 +54,7 @@ def build_service(settings: Settings) -> Service:
         nvml,
         max_context_tokens=settings.router.max_ctx_size,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
+        crashes=Crashes(crash_folder(settings.cache_dir)),
     )
     summaries = Summaries(settings.cache_dir, settings.router.summaries_mib * MIB)
     return Service(fleet, catalogue, settings.router, summaries)

@@ -68,10 +68,13 @@ class RunningServer:
         *arguments: str,
         port: int | None = 0,
         environment: dict[str, str] | None = None,
+        module: str = "server",
+        waits: bool = True,
     ) -> None:
+        """``module`` is the program; ``waits`` until it is ready."""
         flags = [] if port is None else ["--port", str(port)]
         self.folder = folder = config.absolute().parent
-        command = [sys.executable, "-m", "server", "serve", "--config", str(config), *flags, *arguments]
+        command = [sys.executable, "-m", module, "serve", "--config", str(config), *flags, *arguments]
         self._process = subprocess.Popen(
             command,
             cwd=PROJECT,
@@ -89,8 +92,12 @@ class RunningServer:
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = self._wait_for(r"listening\s+(http://\S+)")
+        self.url = self._wait_until_ready() if waits else ""
+
+    def _wait_until_ready(self) -> str:
+        url = self._wait_for(r"listening\s+(http://\S+)")
         self._wait_for(r"(Try it:)")
+        return url
 
     def client(self) -> httpx.Client:
         """A client for this server."""
@@ -108,6 +115,10 @@ class RunningServer:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; returns the exit code."""
         self._process.send_signal(number)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for its end; returns the exit code."""
         code = self._process.wait(timeout=60)
         self._reader.join(timeout=10)
         return code
@@ -140,11 +151,18 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, config: str, environment: dict[str, str] | None = None) -> Iterator[RunningServer]:
+def serving(
+    folder: Path,
+    config: str,
+    environment: dict[str, str] | None = None,
+    *,
+    module: str = "server",
+    waits: bool = True,
+) -> Iterator[RunningServer]:
     """A server with this configuration, written into ``folder``, for as long as the block lasts."""
     file = folder / "config.toml"
     file.write_text(config)
-    running = RunningServer(file, environment=environment)
+    running = RunningServer(file, environment=environment, module=module, waits=waits)
     try:
         yield running
     finally:

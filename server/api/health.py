@@ -1,6 +1,7 @@
 """How the cards and the engines are."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,20 +9,27 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from server.api.figures import reduced
+from server.api.health_answers import (
+    Card,
+    CardPlan,
+    GpuHealth,
+    Health,
+    LoadedModel,
+    Margin,
+    ModelPlan,
+    PastFault,
+    Process,
+    Ready,
+    Reduced,
+)
+from server.gpu.nvml import GpuReading
+from server.service.devices import others_bytes_of, own_bytes_of
 from server.service.fleet import Resident
+from server.service.guard import Guard
+from server.service.placement import Placement
 from server.service.service import Service
 
-
-def _model(resident: Resident) -> dict[str, Any]:
-    return {
-        "name": resident.installed.entry.name.display,
-        "role": resident.installed.entry.role,
-        "device": resident.installed.entry.settings.device,
-        **asdict(resident.state),
-        "reduced": reduced(resident.placement),
-        "cache": asdict(resident.tiers),
-        "figures": asdict(resident.figures),
-    }
+Responses = dict[int | str, dict[str, Any]]
 
 
 def health_router(service: Service) -> APIRouter:
@@ -44,23 +52,27 @@ def health_router(service: Service) -> APIRouter:
         told = {"ready": not (missing or faults), "not_loaded": missing, "faults": faults}
         return JSONResponse(told, status_code=503 if missing or faults else 200)
 
-    def gpu() -> dict[str, Any]:
-        """A plain function: NVML may block, so it runs in a thread."""
-        devices = [asdict(reading) for reading in fleet.gpus()]
-        return {
-            "available": bool(devices),
-            "reason": fleet.gpu_fault,
-            "devices": devices,
-            "models": [_model(resident) for resident in fleet.residents()],
-            "loading": fleet.loading(),
-            "guard": service.guard.levels(),
-            "recent_faults": [
-                {**asdict(fault), "at": fault.at.isoformat()} for fault in fleet.faults.recent()
+    async def gpu() -> GpuHealth:
+        """Cards as of the last look, a second ago: a slow driver holds nobody up."""
+        seen, residents, margins = fleet.seen(), fleet.residents(), margins_of(service.guard)
+        return GpuHealth(
+            available=bool(seen.cards),
+            reason=seen.reason,
+            seen_at=seen.at,
+            devices=[
+                card_of(reading, device, residents, margins, os.getpid())
+                for reading, device in zip(seen.cards, seen.names, strict=True)
             ],
-        }
+            models=[model_of(resident) for resident in residents],
+            loading=dict(fleet.loading()),
+            guard=margins,
+            recent_faults=[PastFault(**asdict(fault)) for fault in fleet.faults.recent()],
+        )
 
-    router.add_api_route("/health", health, methods=["GET"])
-    router.add_api_route("/health/ready", ready, methods=["GET"])
+    unwell: Responses = {503: {"model": Health, "description": "An engine has broken down"}}
+    unready: Responses = {503: {"model": Ready, "description": "Not yet"}}
+    router.add_api_route("/health", health, methods=["GET"], response_model=Health, responses=unwell)
+    router.add_api_route("/health/ready", ready, methods=["GET"], response_model=Ready, responses=unready)
     router.add_api_route("/health/gpu", gpu, methods=["GET"])
     return router
 
@@ -69,3 +81,67 @@ def faults_of(residents: Sequence[Resident]) -> dict[str, str]:
     """What is wrong with which model; its next request loads it anew."""
     named = {resident.installed.entry.name.display: resident.state.fault for resident in residents}
     return {name: fault for name, fault in named.items() if fault}
+
+
+def margins_of(guard: Guard) -> dict[str, Margin]:
+    """The devices that have models on them."""
+    return {
+        device: Margin.model_validate({**asdict(watched), "level": guard.level_of(device).name.lower()})
+        for device, watched in guard.watched().items()
+    }
+
+
+def card_of(
+    reading: GpuReading,
+    device: str | None,
+    residents: Sequence[Resident],
+    margins: Mapping[str, Margin],
+    own_pid: int,
+) -> Card:
+    """A card, with what is on it. ``device``: its name in the settings, as far as it is known."""
+    told = asdict(reading)
+    here = [one for one in residents if device is not None and one.installed.entry.settings.device == device]
+    planned_bytes = sum(one.placement.vram_bytes for one in here)
+    own_bytes = own_bytes_of(reading, own_pid, uses_it=bool(here))
+    return Card(
+        **{name: value for name, value in told.items() if name != "processes"},
+        device=device,
+        memory_own_bytes=own_bytes,
+        memory_others_bytes=others_bytes_of(reading, own_bytes),
+        plan=None if device is None else _plan_of_card(planned_bytes, own_bytes),
+        margin=None if device is None else margins.get(device),
+        models=[one.installed.entry.name.display for one in here],
+        processes=None
+        if reading.processes is None
+        else [Process(**asdict(one), ours=one.pid == own_pid) for one in reading.processes],
+    )
+
+
+def _plan_of_card(planned_bytes: int, actual_bytes: int | None) -> CardPlan:
+    difference_bytes = None if actual_bytes is None else actual_bytes - planned_bytes
+    return CardPlan(planned_bytes=planned_bytes, actual_bytes=actual_bytes, difference_bytes=difference_bytes)
+
+
+def model_of(resident: Resident) -> LoadedModel:
+    """A loaded model, what was planned for it, and what its engine has done."""
+    entry, given_up = resident.installed.entry, reduced(resident.placement)
+    return LoadedModel(
+        name=entry.name.display,
+        role=entry.role,
+        device=entry.settings.device,
+        **asdict(resident.state),
+        reduced=None if given_up is None else Reduced(**given_up),
+        plan=_plan_of_model(resident.placement),
+        cache=resident.tiers,
+        figures=resident.figures,
+    )
+
+
+def _plan_of_model(placement: Placement) -> ModelPlan:
+    plan = asdict(placement.plan)
+    on_cpu = placement.device == "CPU"
+    return ModelPlan(
+        **plan,
+        device_bytes=placement.host_bytes if on_cpu else placement.vram_bytes,
+        host_bytes=0 if on_cpu else placement.host_bytes,
+    )

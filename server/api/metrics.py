@@ -24,7 +24,7 @@ def metrics_router(service: Service) -> APIRouter:
     router, registry = APIRouter(), _registry(service)
 
     def metrics(request: Request) -> Response:
-        """A plain function: NVML may block, so it runs in a thread."""
+        """A plain function: it runs in a thread, and answers go on."""
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=media_type)
 

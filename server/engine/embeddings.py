@@ -202,8 +202,21 @@ class Embedder:
             model.close()
             raise
         opened = _Opened(model, context, shape, longest_tokens)
+        if self.spec.on_gpu:
+            self._warm_up(opened)
         self._opened.set_result(opened)
         return opened
+
+    def _warm_up(self, opened: _Opened) -> None:
+        """A device takes part of its memory only when it computes for the first time."""
+        try:
+            _read(opened, [[0] * min(opened.longest_tokens, opened.shape.batch_tokens)])
+        except EngineFailed as error:
+            opened.context.close()
+            opened.model.close()
+            raise ModelLoadFailed(
+                f"{self.spec.path} does not compute on {self.spec.device}: {error}"
+            ) from error
 
     def _work(self, opened: _Opened) -> None:
         while not self._closing:

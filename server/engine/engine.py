@@ -298,7 +298,7 @@ class Engine:
         spec = self.spec
         model = self._library.load_model(spec.path, spec.device, spec.gpu_layers, self._report)
         try:
-            context = model.new_context(self._shape(spec.context_tokens))
+            context = self._new_context(model, spec.context_tokens)
         except ServiceError:
             model.close()
             raise
@@ -372,7 +372,7 @@ class Engine:
         runner.vacate()
         opened.context.close()
         try:
-            opened.context = opened.model.new_context(self._shape(context_tokens))
+            opened.context = self._new_context(opened.model, context_tokens)
         except ServiceError:
             opened.context = opened.model.new_context(before)
             raise
@@ -380,6 +380,19 @@ class Engine:
             runner.move_in(opened.context)
             self._look(runner)
         return context_tokens
+
+    def _new_context(self, model: Model, context_tokens: int) -> Context:
+        """A context that has taken of a GPU all that it will take."""
+        context = model.new_context(self._shape(context_tokens))
+        try:
+            if self.spec.on_gpu:
+                context.warm_up()
+        except EngineFailed as error:
+            context.close()
+            raise ModelLoadFailed(
+                f"{self.spec.path} does not compute on {self.spec.device}: {error}"
+            ) from error
+        return context
 
     def _shape(self, context_tokens: int) -> ContextShape:
         spec = self.spec

@@ -11,6 +11,10 @@ from server.gpu.plan import MemoryPlan
 
 SMALLEST_BATCH_TOKENS = 128
 SMALLEST_CONTEXT_TOKENS = 2048
+SAFER_PART, SAFER_BYTES = 16, 64 * 2**20
+"""A sixteenth of a plan that ended the process is left away, but at least so many bytes: nobody knows what
+was missing."""
+
 _CONTEXT_STEP_TOKENS = 256
 _QUANTISED_BLOCK = 32
 
@@ -94,6 +98,11 @@ def fitting_plan(
 def least(wished: Tuning, steps: Ladders) -> Tuning:
     """All given up that may be."""
     return replace(wished, **{name: ladder[0] for name, ladder in steps.items()})
+
+
+def safer_bytes(crashed_bytes: int) -> int:
+    """The largest plan that is worth a try after one of ``crashed_bytes`` has ended the process."""
+    return crashed_bytes - max(crashed_bytes // SAFER_PART, SAFER_BYTES)
 
 
 def changes(wished: Tuning, planned: Tuning) -> tuple[Change, ...]:

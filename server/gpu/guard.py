@@ -32,10 +32,14 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A device with models on it: what is free, and what should be. ``free_bytes`` None: nobody knows."""
+    """A device with models on it: what is free, and what should be. ``free_bytes`` None: nobody knows.
+
+    ``fault``: why it cannot be used at all.
+    """
 
     free_bytes: int | None
     margin_bytes: int
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """Which of NVML's cards is the device that an engine runs on. CUDA and NVML number cards differently."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.gpu.nvml import GpuReading, normalise_pci_bus_id
 
 UUID_PREFIX = "GPU-"
+VANISHED = "the card is no longer there"
 _TOTAL_TOLERANCE = 0.1
 
 
@@ -38,6 +39,30 @@ def match_devices(cuda: Iterable[CudaDevice], nvml: Iterable[GpuReading]) -> Map
     return {**by_bus_id, **by_name}
 
 
+def with_vanished(before: Iterable[GpuReading], now: Iterable[GpuReading]) -> tuple[GpuReading, ...]:
+    """The cards of a look, with those that were there ``before`` and have gone as faulty ones.
+
+    A faulty card that tells nothing of itself any more is known by its number.
+    """
+    readings = tuple(now)
+    there = {_identity(card) for card in readings}
+    gone = [card for card in before if _identity(card) is not None and _identity(card) not in there]
+    nameless = {card.index for card in readings if _identity(card) is None}
+    lost = {card.index: card for card in gone if card.index in nameless}
+    vanished = (
+        GpuReading(card.index, card.uuid, card.pci_bus_id, card.name, fault=VANISHED)
+        for card in gone
+        if card not in lost.values()
+    )
+    named = (
+        replace(card, uuid=known.uuid, pci_bus_id=known.pci_bus_id, name=known.name)
+        if _identity(card) is None and (known := lost.get(card.index)) is not None
+        else card
+        for card in readings
+    )
+    return (*named, *vanished)
+
+
 def cuda_index(wanted: str, cuda: Iterable[CudaDevice], nvml: Iterable[GpuReading]) -> int | None:
     """CUDA's number of the card with a UUID (or its beginning, as in CUDA_VISIBLE_DEVICES) or a PCI bus id.
 
@@ -59,6 +84,10 @@ def cuda_index(wanted: str, cuda: Iterable[CudaDevice], nvml: Iterable[GpuReadin
         )
         found = [index for index, place in known.items() if normalise_pci_bus_id(place) == bus_id]
     return found[0] if len(found) == 1 else None
+
+
+def _identity(card: GpuReading) -> str | None:
+    return card.uuid or card.pci_bus_id
 
 
 def _match_bus_ids(devices: Iterable[CudaDevice], readings: Iterable[GpuReading]) -> dict[int, GpuReading]:

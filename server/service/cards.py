@@ -1,8 +1,10 @@
 """The cards that a model may go to, by whatever name the settings call them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from server.config import ModelSettings, Settings
+from server.engine.llamacpp.devices import Device
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import Nvml
 from server.gpu.placement import CudaDevice, cuda_index
@@ -21,19 +23,16 @@ def with_cuda_numbers(settings: Settings, library: Library, nvml: Nvml) -> Setti
     return settings.model_copy(update=changed)
 
 
-def cuda_devices(library: Library) -> list[tuple[CudaDevice, int]]:
-    """The CUDA devices with their free bytes, as ggml sees them."""
+def cuda_devices(devices: Iterable[Device]) -> list[CudaDevice]:
+    """Those of ggml's devices that are CUDA's."""
     return [
-        (
-            CudaDevice(
-                int(device.name.removeprefix("CUDA")),
-                device.description,
-                device.pci_bus_id,
-                device.memory_total_bytes,
-            ),
-            device.memory_free_bytes,
+        CudaDevice(
+            int(device.name.removeprefix("CUDA")),
+            device.description,
+            device.pci_bus_id,
+            device.memory_total_bytes,
         )
-        for device in library.devices()
+        for device in devices
         if device.name.startswith("CUDA")
     ]
 
@@ -41,5 +40,5 @@ def cuda_devices(library: Library) -> list[tuple[CudaDevice, int]]:
 def _numbered(model: ModelSettings, library: Library, nvml: Nvml) -> str | None:
     if not model.names_a_card:
         return None
-    index = cuda_index(model.device, (device for device, _ in cuda_devices(library)), nvml.devices())
+    index = cuda_index(model.device, cuda_devices(library.devices()), nvml.devices())
     return None if index is None else f"cuda:{index}"

@@ -9,7 +9,7 @@ MOST = 50
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``where`` is a device or a model."""
+    """``where`` is a device, a model or the service."""
 
     at: datetime.datetime
     where: str
@@ -22,9 +22,9 @@ class Faults:
     def __init__(self) -> None:
         self._faults: deque[Fault] = deque(maxlen=MOST)
 
-    def add(self, where: str, text: str) -> None:
-        """Note one, as of now."""
-        self._faults.append(Fault(datetime.datetime.now(datetime.UTC), where, text))
+    def add(self, where: str, text: str, at: datetime.datetime | None = None) -> None:
+        """Note one, as of now if nothing else is said."""
+        self._faults.append(Fault(at or datetime.datetime.now(datetime.UTC), where, text))
 
     def recent(self) -> tuple[Fault, ...]:
         """The newest first."""

@@ -19,11 +19,13 @@ from server.engine.llamacpp.library import Library
 from server.engine.pace import Speed
 from server.gpu.guard import Sight
 from server.gpu.nvml import GpuReading, Nvml
-from server.service.devices import Devices
+from server.service.crashes import Crashes
+from server.service.devices import Devices, Seen
 from server.service.faults import Faults
 from server.service.gate import Gate
 from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
 from server.service.placement import NoRoom, Placement, Placements
+from server.service.risks import Risks
 from server.service.room import Idle, who_must_go
 from server.service.tally import Tally
 
@@ -86,10 +88,12 @@ class Fleet:
         *,
         max_context_tokens: int,
         disk_cache: DiskCache,
+        crashes: Crashes,
     ) -> None:
         self._catalogue = catalogue
-        self._placements = Placements(Devices(library, nvml))
-        self._loader = Loader(catalogue, library, self._placements, disk_cache)
+        devices = Devices(library, nvml)
+        self._placements = Placements(devices)
+        self._loader = Loader(catalogue, library, self._placements, disk_cache, Risks(crashes, devices))
         self._max_context_tokens = max_context_tokens
         self._berths: dict[str, _Berth] = {}
         self._departing: set[_Berth] = set()
@@ -99,6 +103,8 @@ class Fleet:
         self.gate = Gate()
         self.faults = Faults()
         self.tally = Tally()
+        for crash in crashes.look_back():
+            self.faults.add("service", str(crash), crash.at)
 
     @contextlib.asynccontextmanager
     async def lease(
@@ -243,13 +249,12 @@ class Fleet:
         await self._make_room([self._berths[weights] for weights in leaving], "its device is short of memory")
 
     def gpus(self) -> tuple[GpuReading, ...]:
-        """What NVML says of the cards now."""
-        return self._placements.devices.gpus()
+        """The cards as they were at the last look; returns at once."""
+        return self.seen().cards
 
-    @property
-    def gpu_fault(self) -> str | None:
-        """Why there are no readings, or None."""
-        return self._placements.devices.gpu_fault
+    def seen(self) -> Seen:
+        """The last look at the cards, which :meth:`sight` takes each second; returns at once."""
+        return self._placements.devices.seen()
 
     async def close(self) -> None:
         """Unload everything; requests under way end with an error, and no new ones are taken."""
@@ -344,14 +349,10 @@ class Fleet:
         name = loaded.installed.entry.name.display
         try:
             async with self._devices[loaded.installed.entry.settings.device]:
-                placement = await asyncio.to_thread(
-                    self._placements.regrow, loaded.installed, loaded.placement, wanted
-                )
-                await asyncio.to_thread(loaded.engine.grow, wanted)
+                await asyncio.to_thread(self._loader.grow, loaded, wanted)
         except ServiceError as error:
             logger.warning("%s keeps its context of %d tokens: %s", name, loaded.context_tokens, error)
             return
-        loaded.placement = placement
         logger.info("%s: context grown to %d tokens, as a request asked", name, loaded.context_tokens)
 
     async def _drop(self, berth: _Berth) -> None:

@@ -1,7 +1,7 @@
-"""What the service, its models and its cards are like right now, for Prometheus. Reading it may block."""
+"""What the service, its models and its cards are like right now, for Prometheus; returns at once."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client.metrics_core import (
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from server.engine.figures import Histogram
 from server.gpu.nvml import GpuReading
+from server.service.devices import Seen, others_bytes_of, own_bytes_of
 from server.service.fleet import Resident
 from server.service.metrics import PREFIX, Names
 from server.service.service import Service
@@ -76,7 +77,8 @@ class Gauges(Collector):
         yield from self._engines()
         yield from self._helper()
         yield from self._devices()
-        yield from cards(self._service.fleet.gpus(), os.getpid())
+        used = {one.installed.entry.settings.device for one in self._service.fleet.residents()}
+        yield from cards(self._service.fleet.seen(), used, os.getpid())
 
     def _service_now(self) -> Iterable[Metric]:
         yield _gauge(
@@ -143,7 +145,7 @@ class Gauges(Collector):
 
     def _devices(self) -> Iterable[Metric]:
         guard = self._service.guard
-        seen = guard.sight.devices
+        seen = guard.watched()
         yield _gauge(
             "device_free_bytes",
             "Free memory of a device that a model is on.",
@@ -165,55 +167,44 @@ class Gauges(Collector):
         )
 
 
-def own_bytes(card: GpuReading, own_pid: int) -> int | None:
-    """What this process has of a card; None: the driver does not tell."""
-    if card.processes is None:
-        return None
-    return next((process.memory_bytes for process in card.processes if process.pid == own_pid), 0)
-
-
-def others_bytes(card: GpuReading, own_pid: int) -> int | None:
-    """What all others have of a card, the driver included; None: the driver does not tell."""
-    own = own_bytes(card, own_pid)
-    return None if own is None or card.memory_used_bytes is None else max(card.memory_used_bytes - own, 0)
-
-
-_CARD_GAUGES: tuple[tuple[str, str, Callable[[GpuReading, int], float | None]], ...] = (
-    ("memory_total_bytes", "Memory of a card.", lambda card, _: card.memory_total_bytes),
-    ("memory_used_bytes", "Memory that is taken, by whomever.", lambda card, _: card.memory_used_bytes),
-    ("memory_free_bytes", "Memory that is free.", lambda card, _: card.memory_free_bytes),
-    ("memory_own_bytes", "Memory that this service has taken.", own_bytes),
-    ("memory_others_bytes", "Memory that others have taken.", others_bytes),
+_CARD_GAUGES: tuple[tuple[str, str, Callable[[GpuReading, int | None], float | None]], ...] = (
+    ("memory_total_bytes", "Memory of a card.", lambda card, _own: card.memory_total_bytes),
+    ("memory_used_bytes", "Memory that is taken, by whomever.", lambda card, _own: card.memory_used_bytes),
+    ("memory_free_bytes", "Memory that is free.", lambda card, _own: card.memory_free_bytes),
+    ("memory_own_bytes", "Memory that this service has taken.", lambda _card, own: own),
+    ("memory_others_bytes", "Memory that others have taken.", others_bytes_of),
     (
         "utilisation_ratio",
         "Part of the time in which a card computed.",
-        lambda card, _: _times(card.utilisation_percent, 0.01),
+        lambda card, _own: _times(card.utilisation_percent, 0.01),
     ),
-    ("temperature_celsius", "Temperature of a card.", lambda card, _: card.temperature_c),
-    ("power_watts", "Power that a card takes.", lambda card, _: card.power_w),
-    ("power_limit_watts", "Power that a card may take.", lambda card, _: card.power_limit_w),
-    ("clock_hertz", "Clock of a card's processors.", lambda card, _: _times(card.clock_mhz, 1e6)),
-    ("fault", "1 where a card cannot be used.", lambda card, _: int(card.fault is not None)),
+    ("temperature_celsius", "Temperature of a card.", lambda card, _own: card.temperature_c),
+    ("power_watts", "Power that a card takes.", lambda card, _own: card.power_w),
+    ("power_limit_watts", "Power that a card may take.", lambda card, _own: card.power_limit_w),
+    ("clock_hertz", "Clock of a card's processors.", lambda card, _own: _times(card.clock_mhz, 1e6)),
+    ("fault", "1 where a card cannot be used.", lambda card, _own: int(card.fault is not None)),
 )
-"""Name, what it is, and the value from a reading and our process id. A value that nobody knows is None."""
+"""Name, what it is, and its value by a reading and what this process has of the card; None: unknown."""
 
 
-def cards(readings: Sequence[GpuReading], own_pid: int) -> Iterable[Metric]:
-    """What the driver says of the cards."""
-    known = InfoMetricFamily(f"{PREFIX}_gpu", "The cards.", labels=("gpu",))
-    for card in readings:
-        known.add_metric(
-            (str(card.index),),
-            {"name": card.name or "", "uuid": card.uuid or "", "pci_bus_id": card.pci_bus_id or ""},
-        )
-    yield known
+def cards(seen: Seen, used: Collection[str], own_pid: int) -> Iterable[Metric]:
+    """What the driver said of the cards. ``used`` names the devices that models are on."""
+    looked_at = [
+        (card, own_bytes_of(card, own_pid, uses_it=device in used))
+        for card, device in zip(seen.cards, seen.names, strict=True)
+    ]
+    yield _known_cards(seen)
     for name, text, value_of in _CARD_GAUGES:
-        yield _gauge(
-            f"gpu_{name}",
-            text,
-            ("gpu",),
-            [((str(card.index),), value_of(card, own_pid)) for card in readings],
-        )
+        values = [((str(card.index),), value_of(card, own)) for card, own in looked_at]
+        yield _gauge(f"gpu_{name}", text, ("gpu",), values)
+
+
+def _known_cards(seen: Seen) -> Metric:
+    family = InfoMetricFamily(f"{PREFIX}_gpu", "The cards.", labels=("gpu",))
+    for card, device in zip(seen.cards, seen.names, strict=True):
+        known = {"device": device, "name": card.name, "uuid": card.uuid, "pci_bus_id": card.pci_bus_id}
+        family.add_metric((str(card.index),), {key: value or "" for key, value in known.items()})
+    return family
 
 
 def _tiers(resident: Resident) -> Mapping[str, float]:

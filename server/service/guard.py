@@ -39,8 +39,8 @@ class Guard:
         self._effects = effects
         self._faults = faults
         self._levels: dict[str, Level] = {}
-        self.sight = Sight({}, {})
-        """What was seen last."""
+        self._watched: Mapping[str, Watched] = {}
+        self._unusable: dict[str, str] = {}
         self._known_faults: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -58,14 +58,16 @@ class Guard:
         """How short the memory of ``device`` is."""
         return self._levels.get(device, Level.CALM)
 
-    def levels(self) -> dict[str, str]:
-        """The devices that are short of memory, with how far that has come."""
-        return {device: level.name.lower() for device, level in self._levels.items()}
+    def watched(self) -> Mapping[str, Watched]:
+        """The devices that have models on them, as they were at the last look."""
+        return self._watched
 
     async def look_once(self) -> None:
         """Act on one look."""
-        sight = self.sight = await self._look()
+        sight = await self._look()
+        self._watched = sight.devices
         self._tell_faults(sight.faults)
+        self._shut_unusable({device: seen.fault for device, seen in sight.devices.items() if seen.fault})
         for device in self._levels.keys() - sight.devices.keys():
             self._change(device, Level.CALM, None)
         for device, watched in sight.devices.items():
@@ -105,6 +107,14 @@ class Guard:
             self._gate.shut(device, text)
             self._faults.add(device, text)
             logger.warning("%s; new work waits", text)
+
+    def _shut_unusable(self, faults: Mapping[str, str]) -> None:
+        """Work on a card that is lost ends the whole process: it waits, or is refused."""
+        for device in self._unusable.keys() - faults.keys():
+            self._gate.open(device)
+        for device, fault in faults.items():
+            self._gate.shut(device, f"{device} cannot be used: {fault}")
+        self._unusable = dict(faults)
 
     def _tell_faults(self, faults: Mapping[str, str]) -> None:
         for where, text in faults.items():

@@ -13,6 +13,7 @@ from server.engine.embeddings import Embedder
 from server.engine.engine import Engine, EngineSpec
 from server.engine.llamacpp.library import Library
 from server.service.placement import MIB, Placement, Placements
+from server.service.risks import Risk, Risks
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -58,15 +59,22 @@ class DiskCache:
 
 
 class Loader:
-    """Loads models, after a look at what their devices have free."""
+    """Loads models and lets them grow, after a look at what their devices have free, and at what came of it
+    before."""
 
     def __init__(
-        self, catalogue: Catalogue, library: Library, placements: Placements, disk_cache: DiskCache
+        self,
+        catalogue: Catalogue,
+        library: Library,
+        placements: Placements,
+        disk_cache: DiskCache,
+        risks: Risks,
     ) -> None:
         self._catalogue = catalogue
         self._library = library
         self._placements = placements
         self._disk_cache = disk_cache
+        self._risks = risks
         self._progress: dict[str, float] = {}
 
     def progress(self) -> Mapping[str, float]:
@@ -78,20 +86,16 @@ class Loader:
 
         Raises:
             NoRoom: the device has too little free memory; nothing was allocated.
-            ModelLoadFailed: for any other reason.
+            ModelLoadFailed: for any other reason, such as that it ended the service before.
         """
         started_s = time.monotonic()
         installed = self._catalogue.inspect(entry)
-        placement = self._placements.place(installed, whole=whole)
+        crash = self._risks.last(installed, Risk.LOAD)
+        placement = self._placements.place(installed, whole=whole, crash=crash)
         if placement.reduced is not None:
             logger.warning("%s is loaded with less: %s", entry.name.display, placement.reduced)
-        spec = _spec(installed, placement, self._disk_cache)
-        if installed.embeds:
-            loaded: Loaded | LoadedEmbedder = LoadedEmbedder(
-                installed, Embedder.load(self._library, spec), placement
-            )
-        else:
-            loaded = self._load_to_answer(installed, placement, spec, started_s)
+        with self._risks.taking(installed, Risk.LOAD, placement):
+            loaded = self._take_place(installed, placement, started_s)
         logger.info(
             "%s loaded on %s in %.1f s: context %d tokens, %d slots",
             entry.name.display,
@@ -101,6 +105,29 @@ class Loader:
             loaded.engine.state.slots,
         )
         return loaded
+
+    def grow(self, loaded: Loaded, context_tokens: int) -> None:
+        """Give a model a larger window.
+
+        Raises:
+            ModelLoadFailed: there is no room for it, or it ended the service before; all is as it was.
+            EngineFailed: the engine has broken down.
+        """
+        installed = loaded.installed
+        before = (self._risks.last(installed, risk) for risk in Risk)
+        crashes = [crash for crash in before if crash is not None]
+        placement = self._placements.regrow(installed, loaded.placement, context_tokens, crashes)
+        with self._risks.taking(installed, Risk.GROWTH, placement):
+            loaded.engine.grow(context_tokens)
+        loaded.placement = placement
+
+    def _take_place(
+        self, installed: Installed, placement: Placement, started_s: float
+    ) -> Loaded | LoadedEmbedder:
+        spec = _spec(installed, placement, self._disk_cache)
+        if installed.embeds:
+            return LoadedEmbedder(installed, Embedder.load(self._library, spec), placement)
+        return self._load_to_answer(installed, placement, spec, started_s)
 
     def _load_to_answer(
         self, installed: Installed, placement: Placement, spec: EngineSpec, started_s: float

@@ -1,5 +1,6 @@
 """Where a model goes, and whether it fits there: settings, ggml's devices and NVML's readings together."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,11 +9,17 @@ from server.domain.errors import ModelLoadFailed
 from server.engine.embeddings import embedding_batch
 from server.engine.engine import logit_rows, sequences_of
 from server.gpu.compute import Shape, uses_flash_attention
-from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least
+from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least, safer_bytes
 from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal
+from server.service.crashes import Crash
 from server.service.devices import Devices
 
 MIB = 2**20
+
+MOST_CRASHES = 3
+"""After so many with less and less it is not for want of memory."""
+
+_HOW_TO_FORGET = "it is tried again when that is forgotten: see llm-optimizer doctor"
 
 
 class NoRoom(ModelLoadFailed):
@@ -70,28 +77,34 @@ class Placement:
         return self.plan.working_bytes if self.device == "CPU" else self.vram_bytes
 
 
+Needs = Callable[[Tuning], MemoryPlan]
+
+
 class Placements:
     """Checks a model against the device that its settings name, before anything is allocated."""
 
     def __init__(self, devices: Devices) -> None:
         self.devices = devices
 
-    def place(self, installed: Installed, *, whole: bool = False) -> Placement:
-        """Where the model goes, and with what it has to do there; ``whole`` gives up nothing.
+    def place(self, installed: Installed, *, whole: bool = False, crash: Crash | None = None) -> Placement:
+        """Where the model goes, and with what it has to do there; ``whole`` gives up nothing to fit.
+
+        ``crash`` is what came of loading it before: then it has to do with less than that time.
 
         Raises:
             NoRoom: the device has too little free memory.
-            ModelLoadFailed: the device is not there.
+            ModelLoadFailed: the device is not there, or what may be given up does not make a crash unlikely.
         """
         entry = installed.entry
         device, wished = self.devices.ggml_name(entry.settings.device, entry.section), _wished(installed)
-        placement = _placement(installed, device, wished)
+        steps, needs = _steps(installed, wished), partial(_plan, installed, device)
+        safe = wished if crash is None else _safer(installed, wished, steps, needs, crash)
+        placement = _placement(installed, device, safe)
         free_bytes = self.devices.free_bytes(installed.entry.settings.device)
         refused = _refusal(installed, placement.plan, free_bytes)
         if refused is None or free_bytes is None:
-            return placement
-        steps = {} if whole else _steps(installed, wished)
-        needs = partial(_plan, installed, device)
+            return replace(placement, reduced=_reduced(installed, safe, str(crash)))
+        steps = {} if whole else steps
         found = fitting_plan(wished, steps, needs, free_bytes)
         if found is None:
             raise _no_room(installed, refused, needs(least(wished, steps)), free_bytes, steps)
@@ -99,13 +112,23 @@ class Placements:
         reason = refused.partition(";")[0]
         return replace(_placement(installed, device, found), reduced=_reduced(installed, found, reason))
 
-    def regrow(self, installed: Installed, before: Placement, context_tokens: int) -> Placement:
-        """The same place with a larger window.
+    def regrow(
+        self,
+        installed: Installed,
+        before: Placement,
+        context_tokens: int,
+        crashes: Iterable[Crash] = (),
+    ) -> Placement:
+        """The same place with a larger window. ``crashes``: what came of taking so much before.
 
         Raises:
             NoRoom: what it takes more is not free.
+            ModelLoadFailed: about as much has ended the service before.
         """
         after = _placement(installed, before.device, replace(before.tuning, context=context_tokens))
+        for crash in crashes:
+            if after.plan.total_bytes > safer_bytes(crash.least_bytes):
+                raise ModelLoadFailed(f"{crash}; {_HOW_TO_FORGET}")
         more = MemoryPlan(
             weights_bytes=0,
             kv_bytes=after.plan.kv_bytes - before.plan.kv_bytes,
@@ -142,6 +165,23 @@ def _steps(installed: Installed, wished: Tuning) -> Ladders:
         flash_attention=uses_flash_attention(installed.header, settings.flash_attention, on_gpu=on_gpu),
         kept=settings.set_by_user | out_of_question,
         spills=settings.fit == "layers" and on_gpu,
+    )
+
+
+def _safer(installed: Installed, wished: Tuning, steps: Ladders, needs: Needs, crash: Crash) -> Tuning:
+    """The best that leaves away enough of what ended the service."""
+    safer = None
+    if crash.times < MOST_CRASHES:
+        safer = fitting_plan(wished, steps, needs, safer_bytes(crash.least_bytes))
+    if safer is not None:
+        return safer
+    if crash.shared and crash.times == 1:
+        # Perhaps it had no part in it: a model that nothing can be taken from is not refused for that.
+        return wished
+    entry = installed.entry
+    raise ModelLoadFailed(
+        f"model '{entry.name.display}' is not loaded again: {crash}, and no more of it may be given up. "
+        f"Lower {entry.section}.context or what else it sets, or choose a smaller GGUF; {_HOW_TO_FORGET}"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from server.engine.gguf.header import GgufHeader
 from server.engine.gguf.reader import read_header
 from server.gpu.compute import Shape
-from server.gpu.fit import Tuning, changes, fitting_plan, ladders, least
+from server.gpu.fit import Tuning, changes, fitting_plan, ladders, least, safer_bytes
 from server.gpu.plan import MemoryPlan, plan_memory
 from tests.engine.real_shapes import CODER_7B, QWEN3_1_7B, write_real_shape
 
@@ -100,6 +100,28 @@ def test_the_coder_on_cards_of_all_sizes(coder: GgufHeader, card: Card) -> None:
 def test_the_helper_on_cards_of_all_sizes(qwen3: GgufHeader, card: Card) -> None:
     expected = None if card.given_up is None else replace(HELPER, **card.given_up)
     assert fit(qwen3, card.free_mib, HELPER, slots=4, margin_mib=64) == expected
+
+
+AFTER_CRASHES: list[tuple[str, list[dict[str, Any] | None]]] = [
+    ("coder", [{"kv_type": "q8_0"}, {"batch": 128, "kv_type": "q8_0", "context": 25088}]),
+    ("qwen3", [{"batch": 128, "context": 3328}, None]),
+]
+"""What is given up after one crash, and after another one with that."""
+
+
+@pytest.mark.parametrize(("model", "expected"), AFTER_CRASHES)
+def test_after_each_crash_more_is_given_up(
+    model: str, expected: list[dict[str, Any] | None], request: pytest.FixtureRequest
+) -> None:
+    header: GgufHeader = request.getfixturevalue(model)
+    wished, slots, margin_mib = (WISHED, 8, 256) if model == "coder" else (HELPER, 4, 64)
+    planned: Tuning | None = wished
+    for given_up in expected:
+        assert planned is not None
+        crashed = need(header, planned, slots, margin_mib)
+        free_mib = safer_bytes(crashed.total_bytes) // MIB
+        planned = fit(header, free_mib, wished, slots=slots, margin_mib=margin_mib)
+        assert planned == (None if given_up is None else replace(wished, **given_up))
 
 
 def test_an_embedding_that_is_not_the_output_stays_in_host_memory(

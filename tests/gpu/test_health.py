@@ -1,6 +1,5 @@
-"""``/health/gpu`` of the real server, with a driver and without."""
+"""``/health`` and its like of the real server without a card; test_guarded_server.py has two."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,33 +7,7 @@ import httpx
 
 from server.api.health import faults_of
 from server.catalogue import ModelName
-from tests.gpu.fake_nvml import GPU_IS_LOST, NAMES, PCI_BUS_IDS, FakeNvml
-from tests.running import RunningServer, embedded_config, serving
-
-MIB = 2**20
-
-
-def test_with_a_driver_the_cards_are_listed(
-    fake_nvml: FakeNvml, embedded_model: Path, tmp_path: Path
-) -> None:
-    fake_nvml.order("used 0 1000")
-    config, environment = embedded_config(embedded_model), fake_nvml.environment()
-    with serving(tmp_path, config, environment) as running, running.client() as client:
-        health = client.get("/health/gpu").json()
-        assert (health["available"], health["reason"]) == (True, None)
-        big, small = health["devices"]
-        assert (big["name"], small["name"]) == NAMES
-        assert (big["pci_bus_id"], small["pci_bus_id"]) == PCI_BUS_IDS
-        assert big["memory_used_bytes"] == 1000 * MIB
-        assert big["memory_free_bytes"] == big["memory_total_bytes"] - big["memory_used_bytes"]
-        assert isinstance(big["temperature_c"], int)
-        assert isinstance(big["utilisation_percent"], int)
-        # A card that falls off the bus is a fault in its place; the other one is still read.
-        fake_nvml.order(f"fail * 1 {GPU_IS_LOST}")
-        big, small = client.get("/health/gpu").json()["devices"]
-        assert big["fault"] is None
-        assert small["fault"]
-        assert client.get("/api/ps").json()["models"]
+from tests.running import RunningServer
 
 
 def test_without_a_driver_the_endpoint_says_so(server: RunningServer) -> None:

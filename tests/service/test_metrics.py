@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from server.domain.account import Ending, Record, ShortenedItem, Visit, Work
 from server.engine.figures import Figures
 from server.gpu.nvml import GpuProcess, GpuReading
+from server.service.devices import Seen
 from server.service.gauges import cards
 from server.service.helped import HelperFigures
 from server.service.metrics import Names, RequestMetrics
@@ -122,7 +123,8 @@ def test_the_cards_as_the_driver_tells_of_them() -> None:
         processes=processes,
     )
     lost = GpuReading(1, name="lost one", fault="GPU is lost")
-    metrics = list(cards((known, lost), own_pid=7))
+    seen = Seen(cards=(known, lost), names=("cuda:0", None))
+    metrics = list(cards(seen, {"cuda:0"}, own_pid=7))
     # What is not known has no series, and is not 0.
     assert of(metrics, "memory_used_bytes") == {"0": 5_500}
     assert of(metrics, "memory_own_bytes") == {"0": 4_000}
@@ -132,9 +134,14 @@ def test_the_cards_as_the_driver_tells_of_them() -> None:
     assert of(metrics, "power_watts") == {"0": 90.5}
     assert of(metrics, "clock_hertz") == {"0": 1.5e9}
     assert of(metrics, "fault") == {"0": 0, "1": 1}
+    [known_cards] = [metric for metric in metrics if metric.name == "llm_optimizer_gpu"]
+    assert [sample.labels["device"] for sample in known_cards.samples] == ["cuda:0", ""]
 
 
 def test_memory_of_ours_is_unknown_where_the_driver_keeps_it_to_itself() -> None:
     hidden = GpuReading(0, memory_used_bytes=10, processes=(GpuProcess(7, None, None),))
-    metrics = list(cards((hidden,), own_pid=7))
+    # In a container the driver knows us by another number.
+    renamed = GpuReading(1, memory_used_bytes=10, processes=(GpuProcess(4711, None, 9),))
+    seen = Seen(cards=(hidden, renamed), names=("cuda:0", "cuda:1"))
+    metrics = list(cards(seen, {"cuda:0", "cuda:1"}, own_pid=7))
     assert of(metrics, "memory_own_bytes") == of(metrics, "memory_others_bytes") == {}

@@ -1,5 +1,6 @@
 """A model against the device that it is meant for, without a card: ggml's and NVML's words are given."""
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device
 from server.gpu.fit import Tuning
 from server.gpu.nvml import GpuReading
+from server.service.crashes import Crash
 from server.service.devices import Devices
 from server.service.placement import NoRoom, Placements
 from tests.running import embedded_config
@@ -148,6 +150,63 @@ def test_a_refusal_says_what_would_still_be_needed(installed: Installed) -> None
     ) as told:
         place(installed, GivenLibrary(), nvml).place(installed)
     assert told.value.missing_bytes < 100 * MIB
+
+
+def crash(least_mib: int, times: int = 1, *, shared: bool = False) -> Crash:
+    at = datetime.datetime(2026, 11, 28, tzinfo=datetime.UTC)
+    return Crash("loaded smollm2:135m on cuda:0", times, at, least_mib * MIB, shared)
+
+
+def test_after_a_crash_something_is_given_up_though_all_would_fit(install: Install) -> None:
+    installed = install(slots=1, memory_margin_mib=256)
+    placements = place(installed, GivenLibrary(), GivenNvml())
+    whole = placements.place(installed)
+    whole_mib = whole.plan.total_bytes // MIB
+
+    safer = placements.place(installed, whole=True, crash=crash(whole_mib))
+    assert whole.plan.total_bytes - safer.plan.total_bytes >= 64 * MIB
+    assert safer.tuning == replace(whole.tuning, kv_type="q8_0")
+    assert safer.reduced is not None
+    assert safer.reduced.reason == str(crash(whole_mib))
+
+    # Where room is short beside, that says how much is given up.
+    free_mib = safer.plan.total_bytes // MIB - 10
+    tight = place(installed, GivenLibrary(), GivenNvml({BIG: free_mib, SMALL: 1900}))
+    assert tight.place(installed, crash=crash(whole_mib)).plan.total_bytes <= free_mib * MIB
+    with pytest.raises(NoRoom):
+        tight.place(installed, whole=True, crash=crash(whole_mib))
+
+
+def test_what_nobody_may_give_up_is_not_loaded_again(install: Install) -> None:
+    all_set = install(slots=1, kv_type="f16", draft=63, batch=512)
+    placements = place(all_set, GivenLibrary(), GivenNvml())
+    words = (
+        r"model 'smollm2:135m' is not loaded again: the service ended while it loaded smollm2:135m on cuda:0 "
+        r"with 560 MiB planned \(once, at last on 2026-11-28 00:00 UTC\), and no more of it may be given up. "
+        r"Lower generator.context .* see llm-optimizer doctor$"
+    )
+    with pytest.raises(ModelLoadFailed, match=words):
+        placements.place(all_set, crash=crash(560))
+    # It may have been the other model that was being loaded.
+    assert placements.place(all_set, crash=crash(560, shared=True)).reduced is None
+    with pytest.raises(ModelLoadFailed, match="twice"):
+        placements.place(all_set, crash=crash(560, 2, shared=True))
+
+
+def test_a_third_crash_is_the_last(installed: Installed) -> None:
+    placements = place(installed, GivenLibrary(), GivenNvml())
+    assert placements.place(installed, crash=crash(2000, 2)).reduced is None
+    with pytest.raises(ModelLoadFailed, match="3 times"):
+        placements.place(installed, crash=crash(2000, 3))
+
+
+def test_a_window_grows_no_more_to_where_the_service_ended(installed: Installed) -> None:
+    placements = place(installed, GivenLibrary(), GivenNvml())
+    before = placements.place(installed)
+    crashed = placements.regrow(installed, before, 20_000).plan.total_bytes // MIB
+    assert placements.regrow(installed, before, 12_000, [crash(crashed)]).context_tokens == 12_000
+    with pytest.raises(ModelLoadFailed, match="the service ended while it"):
+        placements.regrow(installed, before, 19_000, [crash(crashed)])
 
 
 def test_layers_are_left_to_the_cpu_where_the_user_allows_it(install: Install) -> None:

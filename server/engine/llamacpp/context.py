@@ -100,6 +100,22 @@ class Context:
             raise EngineFailed(f"llama_decode failed with code {code}: {reason(self.complaints)}")
         return DecodeResult(code)
 
+    def warm_up(self) -> None:
+        """Compute a whole batch and a single token, and forget them: a device takes part of its memory only
+        when it computes for the first time.
+
+        Raises:
+            EngineFailed: the library reports a fault.
+        """
+        longest = min(self.shape.batch_tokens, self.context_tokens - 1)
+        batch = Batch(longest)
+        for tokens, position in ((longest, 0), (1, longest)):
+            batch.clear()
+            batch.add([0] * tokens, position, 0, outputs=min(tokens, self.shape.sequence_outputs))
+            self.decode(batch)
+            native.llama_synchronize(self.pointer)
+        native.llama_memory_clear(self._memory, True)
+
     def logits(self, row: int) -> Logits:
         """Logits of a batch row; valid until the next decode."""
         first = native.llama_get_logits_ith(self.pointer, row).contents
