@@ -1,6 +1,7 @@
 """Keeps a copy of each request to a model, as it came, where the settings ask for it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -24,7 +25,8 @@ CAPTURED = frozenset(
 
 
 class Capturing:
-    """Middleware: listens to the body while the request is served, and writes it down at its end."""
+    """Middleware: listens to the body, and writes the request down before it is answered: it may be the one
+    that ends the service."""
 
     def __init__(self, app: ASGIApp, *, captures: Captures) -> None:
         self._app = app
@@ -36,11 +38,8 @@ class Capturing:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in CAPTURED:
             await self._app(scope, receive, send)
             return
-        heard = _Heard(receive)
-        try:
-            await self._app(scope, heard.receive, send)
-        finally:
-            self._write(scope, bytes(heard.body))
+        heard = _Heard(receive, lambda body: self._write(scope, body))
+        await self._app(scope, heard.receive, send)
 
     def _write(self, scope: Scope, body: bytes) -> None:
         """The client does not wait for the disk."""
@@ -71,15 +70,27 @@ def _readable(body: bytes, encoding: str) -> Any:
 
 
 class _Heard:
-    """The body that passes by, up to what any body may have."""
+    """The body that passes by. ``complete`` gets it, unless it has more than any body may have."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, complete: Callable[[bytes], None]) -> None:
         self._receive = receive
-        self.body = bytearray()
+        self._complete = complete
+        self._body = bytearray()
+        self._ended = False
 
     async def receive(self) -> Message:
         """Pass on what comes."""
         message = await self._receive()
-        if message["type"] == "http.request" and len(self.body) <= LARGEST_BYTES:
-            self.body += message.get("body", b"")
+        if message["type"] == "http.request" and not self._ended:
+            self._hear(message)
         return message
+
+    def _hear(self, message: Message) -> None:
+        self._body += message.get("body", b"")
+        if len(self._body) > LARGEST_BYTES:
+            self._ended = True
+        elif not message.get("more_body", False):
+            self._ended = True
+            self._complete(bytes(self._body))
+        if self._ended:
+            self._body.clear()
