@@ -1,6 +1,5 @@
 """Wires the objects together."""
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -14,9 +13,11 @@ from server import __version__
 from server.api.accounting import Accounting, account_of
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
+from server.api.capturing import Capturing
 from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import gpu_health, health_router
 from server.api.http import status_of
+from server.api.metrics import metrics_router
 from server.api.ollama.routes import ollama_router
 from server.api.ollama.texts import texts_router
 from server.api.openai.errors import openai_refusal
@@ -30,14 +31,13 @@ from server.domain.errors import QueueFull, ServiceError
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
+from server.service.captures import Captures
 from server.service.cards import with_cuda_numbers
 from server.service.crashes import Crashes, crash_folder
 from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
 from server.service.service import Service
-
-logger = logging.getLogger("llm-optimizer")
 
 RETRY_AFTER_S = "2"
 """A short answer's time: the queue has room again as soon as one is done."""
@@ -74,8 +74,12 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(router_router(service))
     app.include_router(health_router(service))
     app.include_router(pages_router(Feed(lambda: gpu_health(service), service.ledger, service.recent)))
+    app.include_router(metrics_router(service))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    if settings.capture_dir is not None:
+        captures = Captures(settings.capture_dir, settings.capture_mib * MIB)
+        app.add_middleware(Capturing, captures=captures)
     app.add_middleware(
         Guard,
         origins=settings.origins,
@@ -91,14 +95,6 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     status = status_of(error) if isinstance(error, ServiceError) else 500
     if isinstance(error, ServiceError):
         account_of(request.scope).error = error
-    logger.log(
-        logging.ERROR if status == 500 else logging.INFO,  # noqa: PLR2004
-        "%s: %d %s, id %s",
-        request.url.path,
-        status,
-        error,
-        request_id(request.scope),
-    )
     answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
     if isinstance(error, QueueFull):
         answer.headers["retry-after"] = RETRY_AFTER_S

@@ -48,10 +48,11 @@ def serve(
     settings = _settings(config, _model_flags(generator, helper))
     settings = _settings(config, {**_model_flags(generator, helper), **_listen_flag(settings, host, port)})
     # Imported late: it loads llama.cpp, which "version" and "--help" can do without.
-    from server.serve import CannotServe, set_up_logging  # noqa: PLC0415
+    from server.logs import set_up_logging  # noqa: PLC0415
+    from server.serve import CannotServe  # noqa: PLC0415
     from server.serve import serve as run  # noqa: PLC0415
 
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     try:
         run(settings, typer.echo)
     except CannotServe as error:

@@ -6,7 +6,6 @@ import errno
 import logging
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from types import FrameType
 
@@ -166,15 +165,3 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end_answers())
-
-
-def set_up_logging(level: str) -> None:
-    """Plain lines with the time, as a journal shows them."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    # uvicorn's own lines repeat what is announced already.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)

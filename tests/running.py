@@ -60,7 +60,7 @@ def _toml(value: Any) -> str:
 
 
 class RunningServer:
-    """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs."""
+    """``llm-optimizer serve`` as a user starts it. ``log`` grows while it runs; ``folder`` has its config."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class RunningServer:
     ) -> None:
         """``module`` is the program; ``waits`` until it is ready."""
         flags = [] if port is None else ["--port", str(port)]
-        folder = config.absolute().parent
+        self.folder = folder = config.absolute().parent
         command = [sys.executable, "-m", module, "serve", "--config", str(config), *flags, *arguments]
         self._process = subprocess.Popen(
             command,

@@ -23,6 +23,7 @@ from server.domain.errors import (
 from server.domain.generation import FinishReason
 from server.service.ledger import Ledger
 
+_LONGEST_PATH = 200
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 _OF_ERRORS: tuple[tuple[type[ServiceError], Ending], ...] = (
@@ -104,7 +105,7 @@ def _visit(scope: Scope) -> Visit:
     given = Headers(scope=scope).get("x-request-id", "")
     chosen = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
     client = scope.get("client")
-    return Visit(chosen, scope["method"], client[0] if client else None)
+    return Visit(chosen, scope["method"], scope["path"][:_LONGEST_PATH], client[0] if client else None)
 
 
 def _template(scope: Scope) -> str | None:

@@ -23,6 +23,7 @@ from server.api.health_answers import (
     Reduced,
 )
 from server.gpu.nvml import GpuReading
+from server.service.devices import others_bytes_of, own_bytes_of
 from server.service.fleet import Resident
 from server.service.guard import Guard
 from server.service.placement import Placement
@@ -107,14 +108,11 @@ def card_of(
     here = [one for one in residents if device is not None and one.installed.entry.settings.device == device]
     planned_bytes = sum(one.placement.vram_bytes for one in here)
     own_bytes = own_bytes_of(reading, own_pid, uses_it=bool(here))
-    used_bytes = reading.memory_used_bytes
     return Card(
         **{name: value for name, value in told.items() if name != "processes"},
         device=device,
         memory_own_bytes=own_bytes,
-        memory_others_bytes=None
-        if own_bytes is None or used_bytes is None
-        else max(used_bytes - own_bytes, 0),
+        memory_others_bytes=others_bytes_of(reading, own_bytes),
         plan=None if device is None else _plan_of_card(planned_bytes, own_bytes),
         margin=None if device is None else margins.get(device),
         models=[one.installed.entry.name.display for one in here],
@@ -122,15 +120,6 @@ def card_of(
         if reading.processes is None
         else [Process(**asdict(one), ours=one.pid == own_pid) for one in reading.processes],
     )
-
-
-def own_bytes_of(reading: GpuReading, own_pid: int, *, uses_it: bool) -> int | None:
-    """What this process has of a card. In a container the driver knows it by another number: then it is
-    unknown where something is there for sure (``uses_it``)."""
-    if reading.processes is None:
-        return None
-    listed = [process for process in reading.processes if process.pid == own_pid]
-    return listed[0].memory_bytes if listed else None if uses_it else 0
 
 
 def _plan_of_card(planned_bytes: int, actual_bytes: int | None) -> CardPlan:

@@ -244,7 +244,6 @@ class LineStream(Response):
             async for line in self._lines:
                 await self._send_line(send, line)
         except ServiceError as error:
-            logger.warning("a stream ended with an error: %s", error)
             await self._send_error(send, error)
         except Exception:
             logger.exception("a stream broke")

@@ -83,7 +83,9 @@ def _with_absolute_paths(
     home = environ.get("HOME")
     models_dir = _folder(settings.models_dir, given["models_dir"], file, home)
     cache_dir = _folder(settings.cache_dir, given["cache_dir"], file, home) or _usual_cache_dir(environ)
-    settings = settings.model_copy(update={"models_dir": models_dir, "cache_dir": cache_dir})
+    capture_dir = _folder(settings.capture_dir, given["capture_dir"], file, home)
+    folders = {"models_dir": models_dir, "cache_dir": cache_dir, "capture_dir": capture_dir}
+    settings = settings.model_copy(update=folders)
     folder = settings.resolved_models_dir
     models = {
         name: _with_absolute_path(model, given[f"{name}.path"], folder, home)

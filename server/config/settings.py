@@ -406,6 +406,24 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important messages that are still logged."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="How messages are written: text is a line for people, json an object in a line, with the "
+        "figures of each request as keys of their own.",
+    )
+    capture_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
+        default=None,
+        description="Folder in which each request that is answered by a model is kept as it came, to be "
+        "replayed; empty keeps none. The files hold the prompts, only this service's user may read them, and "
+        "keys in their headers are blanked. A relative path in a file is taken from that file's folder.",
+    )
+    capture_mib: int = Field(
+        default=256,
+        strict=True,
+        ge=1,
+        le=1_073_741_824,
+        description="Largest size of capture_dir in MiB; the oldest requests go first.",
+    )
     generator: ModelSettings = Field(default=_GENERATOR, description="The big model: it writes the answers.")
     helper: ModelSettings = Field(
         default=_HELPER, description="The small model: it shortens what the generator must read."

@@ -42,10 +42,14 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request as it arrived. ``client`` is an address; None: nobody knows. ``arrived_ns`` is monotonic."""
+    """A request as it arrived. ``client`` is an address; None: nobody knows. ``arrived_ns`` is monotonic.
+
+    ``path`` is as the client wrote it, its beginning if it is long, without what follows a question mark.
+    """
 
     id: str = ""
     method: str = ""
+    path: str = ""
     client: str | None = None
     arrived_at: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     arrived_ns: int = field(default_factory=time.monotonic_ns)

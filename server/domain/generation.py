@@ -69,13 +69,13 @@ class Usage:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    read_tokens: int = 0
     generated_tokens: int = 0
-    guessed_tokens: int = 0
-    accepted_tokens: int = 0
     queued_ns: int = 0
     prefill_ns: int = 0
     decode_ns: int = 0
+    read_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

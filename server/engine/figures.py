@@ -1,7 +1,8 @@
 """What an engine has done so far, counted where it happens."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -21,12 +22,21 @@ class Histogram:
         self.total_s += seconds
         self.longest_s = max(self.longest_s, seconds)
 
+    def plus(self, other: "Histogram") -> "Histogram":
+        """Both together; the bounds must be the same."""
+        return Histogram(
+            self.bounds,
+            [mine + its for mine, its in zip(self.counts, other.counts, strict=True)],
+            self.total_s + other.total_s,
+            max(self.longest_s, other.longest_s),
+        )
+
 
 @dataclass(slots=True)
 class Figures:
     """Totals since the engine was loaded. The engine's thread writes, anyone may read.
 
-    ``prompt_tokens`` came in, of which ``cached_tokens`` were in the KV cache and ``restored_tokens``
+    ``prompt_tokens`` came in, of which ``cached_tokens`` need not be read, and ``restored_tokens`` of these
     came back from host memory or disk; ``read_tokens`` went through the model, more often than once
     where an answer had to make room for another. ``guessed_tokens`` were proposed as drafts.
     """
@@ -45,3 +55,13 @@ class Figures:
     queue_s: Histogram = field(default_factory=Histogram)
     first_token_s: Histogram = field(default_factory=Histogram)
     gap_s: Histogram = field(default_factory=Histogram)
+
+    def plus(self, other: "Figures") -> "Figures":
+        """Both together."""
+        return Figures(
+            **{part.name: _sum(getattr(self, part.name), getattr(other, part.name)) for part in fields(self)}
+        )
+
+
+def _sum(one: Any, other: Any) -> Any:
+    return one.plus(other) if isinstance(one, Histogram) else one + other

@@ -38,12 +38,21 @@ class Job:
     """Place in the queue, from 1; 0 for a job that runs."""
     submitted_ns: int = field(default_factory=time.monotonic_ns)
     lane: "Lane | None" = None
-    """Where it runs or waits; None: the engine has not seen it yet."""
+    """Where it waits or runs; None: the engine has not seen it yet, or it has ended."""
+    spent: Usage | None = None
+    """What it has cost up to its end."""
 
     def usage(self) -> Usage:
-        """What it has cost up to now. Callable from any thread."""
+        """What it has cost up to now, or up to its end. Callable from any thread."""
         lane = self.lane
-        return Usage(prompt_tokens=len(self.generation.prompt)) if lane is None else lane.usage()
+        if lane is not None:
+            return lane.usage()
+        return self.spent or Usage(prompt_tokens=len(self.generation.prompt))
+
+    def end(self, usage: Usage) -> None:
+        """It costs no more; its lane may go."""
+        self.spent = usage
+        self.lane = None
 
 
 @dataclass(slots=True, eq=False)
@@ -188,12 +197,14 @@ class Lane:
         if not self._stops.stopped:
             self._text += self._stops.feed(self._decoder.decode(b"", final=True)) + self._stops.flush()
         self.speak()
-        generated = tuple(self.tokens[self.prompt_tokens :])
-        self.job.sink(Finished(reason, self.usage(), generated, tuple(self._scores), self._stops.found))
+        generated, usage = tuple(self.tokens[self.prompt_tokens :]), self.usage()
+        self.job.end(usage)
+        self.job.sink(Finished(reason, usage, generated, tuple(self._scores), self._stops.found))
 
     def fail(self, error: ServiceError) -> None:
         """Report that the job ends here for a fault."""
         self.speak()
+        self.job.end(self.usage())
         self.job.sink(Failed(error))
 
     def usage(self) -> Usage:

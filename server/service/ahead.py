@@ -19,6 +19,7 @@ from server.routing.digest import digest, digest_key, wants_digest
 from server.routing.memory import Summaries
 from server.routing.results import Result, results_of
 from server.service.fleet import Fleet
+from server.service.helped import HelperFigures
 from server.service.helper import LoadedHelper
 
 logger = logging.getLogger("llm-optimizer")
@@ -34,8 +35,14 @@ class Ahead:
     """The digests of tool results: those that there are, and the making of more."""
 
     def __init__(
-        self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings, summaries: Summaries
+        self,
+        fleet: Fleet,
+        catalogue: Catalogue,
+        router: RouterSettings,
+        summaries: Summaries,
+        figures: HelperFigures,
     ) -> None:
+        self._figures = figures
         self._fleet = fleet
         self._summaries = summaries
         self._helper = catalogue.of(Role.HELPER)
@@ -116,9 +123,11 @@ class Ahead:
         """Empty where the helper has none; it is not asked again then."""
         try:
             async with self._fleet.lease(self._helper, waits=False) as helper:
-                words = await digest(result, LoadedHelper(helper, background=True), self._limits)
+                with self._figures.working(ahead=True):
+                    words = await digest(result, LoadedHelper(helper, background=True), self._limits)
         except HelperFailed as failure:
             logger.info("no summary of %s %s: %s", result.tool, result.subject, failure)
             return ""
+        self._figures.ahead += 1
         logger.info("GPU1 ahead of need: %s %s, %d chars", result.tool, result.subject, len(words))
         return words

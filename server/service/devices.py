@@ -41,6 +41,21 @@ class Seen:
     reason: str | None = "the cards are being looked at"
 
 
+def own_bytes_of(reading: GpuReading, own_pid: int, *, uses_it: bool) -> int | None:
+    """What this process has of a card. In a container the driver knows it by another number: then it is
+    unknown where something is there for sure (``uses_it``)."""
+    if reading.processes is None:
+        return None
+    listed = [process for process in reading.processes if process.pid == own_pid]
+    return listed[0].memory_bytes if listed else None if uses_it else 0
+
+
+def others_bytes_of(reading: GpuReading, own_bytes: int | None) -> int | None:
+    """What all others have of a card, the driver included, where this process has ``own_bytes``."""
+    used_bytes = reading.memory_used_bytes
+    return None if own_bytes is None or used_bytes is None else max(used_bytes - own_bytes, 0)
+
+
 class Devices:
     """The devices of this machine, by the names that the settings give them (``cpu``, ``cuda:0``)."""
 

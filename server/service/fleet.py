@@ -27,6 +27,7 @@ from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
 from server.service.placement import NoRoom, Placement, Placements
 from server.service.risks import Risks
 from server.service.room import Idle, who_must_go
+from server.service.tally import Tally
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -101,6 +102,7 @@ class Fleet:
         self._closed = False
         self.gate = Gate()
         self.faults = Faults()
+        self.tally = Tally()
         for crash in crashes.look_back():
             self.faults.add("service", str(crash), crash.at)
 
@@ -294,6 +296,7 @@ class Fleet:
                 async with self._devices[entry.settings.device]:
                     self._refuse_when_closed()
                     berth.loaded = await self._load(berth)
+                    self.tally.begin(berth.entry.name.display, berth.loaded.engine.figures)
             if isinstance(berth.loaded, Loaded):
                 await self._grow(berth.loaded, context_tokens)
         # Whoever asked may have hung up while the model was loading.
@@ -364,6 +367,7 @@ class Fleet:
         devices, placement = self._placements.devices, loaded.placement
         before = await asyncio.to_thread(devices.free_on_gpu, placement.device)
         await asyncio.to_thread(loaded.engine.close)
+        self.tally.end(loaded.engine.figures)
         kept = await asyncio.to_thread(devices.kept_back, placement.device, placement.vram_bytes, before)
         if kept is not None:
             name = berth.entry.name.display

@@ -124,21 +124,3 @@ def log_dropped(route: str, messages: int, tokens: int, context_tokens: int) -> 
         tokens,
         context_tokens,
     )
-
-
-def log_outcome(route: str, request_id: str, model: str, outcome: Outcome) -> None:
-    """One line for each answer that ran to its end."""
-    routing = outcome.routing
-    logger.info(
-        "%s: %s %s, %d tokens received, %d sent, %d cached, %d generated, %s, %.2f s, id %s",
-        route,
-        model,
-        routing.strategy.value if routing.strategy else "direct",
-        routing.tokens_received,
-        routing.tokens_sent,
-        outcome.usage.cached_tokens,
-        outcome.usage.generated_tokens,
-        outcome.reason.value,
-        outcome.total_ns / 1e9,
-        request_id or "-",
-    )

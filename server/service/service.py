@@ -22,10 +22,12 @@ from server.domain.generation import Finished, FinishReason, TextDelta, TokenSco
 from server.routing.decide import Facts, Plan, Strategy
 from server.routing.memory import Summaries
 from server.routing.squeeze import Shortening
+from server.service.access import log_access
 from server.service.ahead import Ahead
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
 from server.service.guard import Guard
+from server.service.helped import HelperFigures
 from server.service.ledger import Ledger
 from server.service.models import Models
 from server.service.noting import note_admitted, note_finish, note_plan, note_routing
@@ -46,7 +48,6 @@ from server.service.reply import Opening, Reply
 from server.service.report import (
     Outcome,
     log_ignored,
-    log_outcome,
     log_plan,
     thinking_length,
 )
@@ -69,12 +70,14 @@ class Service:
         self.models = Models(catalogue, fleet)
         self.ledger, self.recent = Ledger(), Recent()
         self.ledger.observe(self.recent.add)
+        self.ledger.observe(log_access)
         self.originals = Originals(router.originals_mib * MIB)
         self._planner = Planner(router)
         self._summaries = summaries
-        self._ahead = Ahead(fleet, catalogue, router, summaries)
+        self.helped = HelperFigures()
+        self._ahead = Ahead(fleet, catalogue, router, summaries, self.helped)
         self.guard = Guard(fleet.sight, fleet.gate, _GivingWay(fleet, self._ahead), fleet.faults)
-        summariser = Summariser(fleet, catalogue, router, summaries)
+        summariser = Summariser(fleet, catalogue, router, summaries, self.helped)
         self._preparer = Preparer(self._planner, summariser, self._ahead, self.originals)
 
     async def chat(self, request: ChatRequest) -> Reply:
@@ -359,7 +362,6 @@ class Service:
             thinking_tokens=thinking_length(pieces) if thought else 0,
         )
         note_finish(admitted.account, end.reason)
-        log_outcome(admitted.route, admitted.account.visit.id, admitted.model, outcome)
         return outcome
 
 

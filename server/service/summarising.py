@@ -12,6 +12,7 @@ from server.routing.keep import Division
 from server.routing.memory import Summaries
 from server.routing.shorten import Shortened, recall, resumed, shorten
 from server.service.fleet import Fleet
+from server.service.helped import HelperFigures
 from server.service.helper import LoadedHelper
 
 logger = logging.getLogger("llm-optimizer")
@@ -23,8 +24,14 @@ class Summariser:
     """Sums up what a plan allows, once: summaries of earlier turns are found again."""
 
     def __init__(
-        self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings, summaries: Summaries
+        self,
+        fleet: Fleet,
+        catalogue: Catalogue,
+        router: RouterSettings,
+        summaries: Summaries,
+        figures: HelperFigures,
     ) -> None:
+        self._figures = figures
         self._fleet = fleet
         self._catalogue = catalogue
         self._summaries = summaries
@@ -62,9 +69,13 @@ class Summariser:
         model = (await self._fleet.inspect(entry)).file.fingerprint
         known = recall(division, model, self._limits, self._summaries)
         if (short := resumed(division, known, self._limits)) is not None:
+            self._figures.reused += short.reused
             return short
-        async with asyncio.timeout(self._timeout_s), self._fleet.lease(entry) as helper:
-            short = await shorten(division, strategy, LoadedHelper(helper), self._limits, known)
+        with self._figures.working(ahead=False):
+            async with asyncio.timeout(self._timeout_s), self._fleet.lease(entry) as helper:
+                short = await shorten(division, strategy, LoadedHelper(helper), self._limits, known)
+        self._figures.made += len(short.new_summaries)
+        self._figures.reused += short.reused
         if not division.parts.material:
             self._summaries.put(known.key, short.summaries)
         return short

@@ -23,7 +23,6 @@ class Ticket:
         self.queue_position = self._job.position
         """Place in the queue when it was accepted, from 1; 0: it need not wait."""
         self.submitted_ns = self._job.submitted_ns
-        self._usage: Usage | None = None
 
     async def events(self) -> AsyncIterator[TextDelta | Finished]:
         """Everything up to the end. Raises the ServiceError that the generation ended with."""
@@ -32,8 +31,6 @@ class Ticket:
             self._ended = not isinstance(event, TextDelta)
             if isinstance(event, Failed):
                 raise event.error
-            if isinstance(event, Finished):
-                self._usage = event.usage
             yield event
 
     def _receive(self, event: EngineEvent) -> None:
@@ -42,11 +39,10 @@ class Ticket:
 
     def usage(self) -> Usage:
         """What it has cost up to now, or up to its end."""
-        return self._usage or self._job.usage()
+        return self._job.usage()
 
     def close(self) -> None:
         """Cancel the generation if it has not ended."""
         if not self._ended:
             self._ended = True
-            self._usage = self._job.usage()
             self._engine.cancel(self._job)

@@ -41,7 +41,13 @@ async def visit(app: App, *received: Message, request_id: str = "mine") -> list[
     ledger, told, mail = Ledger(), [], list(received)
     ledger.observe(told.append)
     headers = [(b"x-request-id", request_id.encode())]
-    scope = {"type": "http", "method": "POST", "headers": headers, "client": ("10.0.0.7", 4711)}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/chat",
+        "headers": headers,
+        "client": ("10.0.0.7", 4711),
+    }
 
     async def receive() -> Message:
         return mail.pop(0)
@@ -245,9 +251,8 @@ def test_only_so_many_are_remembered_the_newest_first() -> None:
     assert ([kept.visit.id for kept in recent.records()], recent.ended) == (["c", "b"], 3)
 
 
-def test_who_only_looks_on_is_not_remembered_but_what_goes_wrong_is() -> None:
+def test_a_look_is_remembered_only_where_it_went_wrong() -> None:
     recent = Recent()
-    look = Record(Visit("look"), Work(), "/health", 200, Ending.OK, None, 0.1)
-    recent.add(look)
-    recent.add(replace(look, visit=Visit("fault"), ending=Ending.INVALID, error="not JSON"))
-    assert [kept.visit.id for kept in recent.records()] == ["fault"]
+    for name, method, error in (("look", "GET", None), ("fault", "GET", "not JSON"), ("work", "POST", None)):
+        recent.add(Record(Visit(name, method), Work(), None, 200, Ending.OK, error, 1.0))
+    assert [record.visit.id for record in recent.records()] == ["work", "fault"]

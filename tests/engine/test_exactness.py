@@ -10,6 +10,7 @@ from server.domain.generation import Sampling
 from server.engine import runner
 from server.engine.engine import Engine, EngineSpec
 from server.engine.llamacpp.library import Library
+from tests.api.asking import eventually
 from tests.engine.comparing import agree_throughout, first_difference, scores_of
 from tests.engine.listening import Listener, ask, chat
 
@@ -82,10 +83,17 @@ def test_drafts_leave_a_seeded_sample_as_it_is(plain: Engine, drafting: Engine) 
 
 
 def test_a_draft_does_not_run_over_a_limit(drafting: Engine) -> None:
-    accepted = drafting.figures.accepted_tokens
-    for limit in range(1, 12):
-        assert len(ask(drafting, REPEATING, limit).finished().tokens) == limit
-    assert drafting.figures.accepted_tokens > accepted
+    figures = drafting.figures
+    guessed, accepted = figures.guessed_tokens, figures.accepted_tokens
+    ends = [ask(drafting, REPEATING, limit).finished() for limit in range(1, 12)]
+    assert [len(end.tokens) for end in ends] == [*range(1, 12)]
+    assert figures.accepted_tokens > accepted
+    # Each answer knows its part. The engine counts the last step when it has told of the end.
+    own_guessed, own_accepted = (
+        sum(getattr(end.usage, name) for end in ends) for name in ("guessed_tokens", "accepted_tokens")
+    )
+    assert eventually(lambda: figures.guessed_tokens - guessed == own_guessed)
+    assert eventually(lambda: figures.accepted_tokens - accepted == own_accepted)
 
 
 def test_a_draft_does_not_run_over_a_stop(plain: Engine, drafting: Engine) -> None:

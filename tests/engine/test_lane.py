@@ -2,10 +2,20 @@
 
 import time
 
-from server.domain.generation import EngineEvent, Finished, FinishReason, Generation, Sampling, TextDelta
+from server.domain.errors import RequestCancelled
+from server.domain.generation import (
+    EngineEvent,
+    Finished,
+    FinishReason,
+    Generation,
+    Sampling,
+    TextDelta,
+    Usage,
+)
 from server.engine.lane import Job, Lane
 
-HOUR_NS = 3600 * 10**9
+MINUTE_NS = 60 * 10**9
+"""Less than any machine has been running, from whose start the clock counts."""
 
 
 def lane_and_events(stop: tuple[str, ...] = ()) -> tuple[Lane, list[EngineEvent]]:
@@ -22,7 +32,7 @@ def test_the_first_text_goes_out_at_once_and_what_comes_soon_after_waits() -> No
     lane, events = lane_and_events()
     for piece in (b"one ", b"two ", b"three "):
         lane.say(piece)
-        lane.speak(pause_ns=HOUR_NS)
+        lane.speak(pause_ns=MINUTE_NS)
     assert texts(events) == ["one "]
     lane.speak()
     assert texts(events) == ["one ", "two three "]
@@ -41,7 +51,7 @@ def test_nothing_is_held_back_at_the_end() -> None:
     lane, events = lane_and_events()
     for piece in (b"one ", b"two ", b"three"):
         lane.say(piece)
-        lane.speak(pause_ns=HOUR_NS)
+        lane.speak(pause_ns=MINUTE_NS)
     lane.finish(FinishReason.STOP)
     assert texts(events) == ["one ", "two three"]
     assert isinstance(events[-1], Finished)
@@ -55,3 +65,22 @@ def test_half_a_character_waits_for_its_other_half() -> None:
     lane.say(second)
     lane.speak()
     assert texts(events) == ["é"]
+
+
+def test_a_job_tells_what_it_has_cost_at_any_time() -> None:
+    events: list[EngineEvent] = []
+    job = Job(1, Generation((1, 2, 3), max_tokens=10), events.append)
+    assert job.usage() == Usage(prompt_tokens=3)
+    lane = Lane.of(job, 100)
+    waiting = job.usage()
+    assert waiting.queued_ns > 0
+    assert (waiting.prefill_ns, waiting.generated_tokens) == (0, 0)
+    lane.place(0, 2)
+    lane.take(7, None)
+    lane.take(8, None)
+    assert (job.usage().cached_tokens, job.usage().generated_tokens) == (2, 2)
+    lane.fail(RequestCancelled())
+    ended = job.usage()
+    assert ended.generated_tokens == 2
+    # From then on it stays so, and nothing holds the lane with all its tokens.
+    assert (job.usage(), job.lane) == (ended, None)

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.asking import eventually
 from tests.api.test_queue import FOR_LONG
@@ -121,6 +122,26 @@ def test_each_card_is_told_of(machine: Machine) -> None:
     free_bytes = big["memory_free_bytes"]
     margin = {"level": "calm", "free_bytes": free_bytes, "margin_bytes": 256 * MIB, "fault": None}
     assert big["margin"] == health["guard"]["cuda:0"] == margin
+
+
+def test_prometheus_is_told_the_same_of_each_card(machine: Machine) -> None:
+    machine.cards.order("used 0 1000")
+    assert eventually(lambda: machine.card(0)["memory_others_bytes"] == 1000 * MIB)
+    card = machine.card(0)
+    families = text_string_to_metric_families(machine.client.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    told = {sample.name: sample for sample in samples if sample.labels.get("gpu") == "0"}
+    for name in ("memory_total_bytes", "memory_used_bytes", "memory_own_bytes", "memory_others_bytes"):
+        assert told[f"llm_optimizer_gpu_{name}"].value == card[name]
+    assert told["llm_optimizer_gpu_power_watts"].value == card["power_w"]
+    assert told["llm_optimizer_gpu_temperature_celsius"].value == card["temperature_c"]
+    assert told["llm_optimizer_gpu_info"].labels["device"] == "cuda:0"
+    margins = {
+        sample.labels["device"]: sample.value
+        for sample in samples
+        if sample.name == "llm_optimizer_device_margin_bytes"
+    }
+    assert margins["cuda:0"] == machine.health()["guard"]["cuda:0"]["margin_bytes"]
 
 
 def test_plans_stand_beside_what_is_taken(machine: Machine) -> None:
