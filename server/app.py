@@ -13,6 +13,7 @@ from starlette.types import Scope
 from server import __version__
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
+from server.api.draining import Draining
 from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
@@ -22,8 +23,8 @@ from server.api.openai.errors import openai_refusal
 from server.api.openai.routes import openai_router
 from server.api.router import router_router
 from server.catalogue import Catalogue
-from server.config import Settings
-from server.domain.errors import QueueFull, ServiceError
+from server.config import Current, Settings
+from server.domain.errors import QueueFull, ServiceError, Unloaded
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
@@ -44,17 +45,18 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 def build_service(settings: Settings) -> Service:
     """Everything below HTTP, nothing loaded yet."""
     library, nvml = Library(), open_nvml()
+    current = Current(settings)
     settings = with_cuda_numbers(settings, library, nvml)
     catalogue = Catalogue(settings)
     fleet = Fleet(
         catalogue,
         library,
         nvml,
-        max_context_tokens=settings.router.max_ctx_size,
+        current=current,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
     )
     summaries = Summaries(settings.cache_dir, settings.router.summaries_mib * MIB)
-    return Service(fleet, catalogue, settings.router, summaries)
+    return Service(fleet, catalogue, current, summaries)
 
 
 def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastAPI:
@@ -70,6 +72,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     app.include_router(health_router(service))
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(Draining, drain=service.drain, refusal=refusal)
     app.add_middleware(
         Guard,
         origins=settings.origins,
@@ -90,7 +93,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         request_id(request.scope),
     )
     answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | Unloaded):
         answer.headers["retry-after"] = RETRY_AFTER_S
     return answer
 
