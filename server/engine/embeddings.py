@@ -113,7 +113,7 @@ class Embedder:
 
     @property
     def beats(self) -> int | None:
-        """A number that is another after each step; None while there is nothing to do, or no thread to do it."""
+        """A number that is another after each step; None while it waits for work, or has broken down."""
         return None if self._fault else self._pulse.beats
 
     @property
