@@ -128,7 +128,7 @@ class Server(uvicorn.Server):
         await self._service.rest()
         if not await self._service.drain.finished(limit_s):
             left = self._service.drain.answering
-            logger.warning("%d answers are cut off: they took longer than drain_s = %d", left, limit_s)
+            logger.warning("answers cut off that took longer than drain_s = %d: %d", limit_s, left)
         self._draining = None
         self.end()
 

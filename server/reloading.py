@@ -30,12 +30,12 @@ class Reload:
         except ConfigError as error:
             logger.error("reload: all stays as it was, because of: %s", error)  # noqa: TRY400  # its text says all
             return
-        self._current.settings = outcome.settings
-        for apply in applications:
-            apply()
         logger.info("reload: %s", ", ".join(map(str, outcome.changed)) or "no setting has changed")
         if outcome.waiting:
             logger.warning("reload: only after a restart: %s", ", ".join(map(str, outcome.waiting)))
+        self._current.settings = outcome.settings
+        for apply in applications:
+            apply()
 
 
 def log_level(settings: Settings) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import faulthandler
 import logging
 import os
 import socket
@@ -35,6 +36,7 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
     Raises:
         CannotServe: an address is taken, or no model at all can be loaded.
     """
+    _tell_where_it_crashes()
     notifier = Notifier(os.environ)
     handed_over = _handed_over()
     sockets = handed_over or bind(settings.addresses)
@@ -155,6 +157,11 @@ def greeting(service: Service, sockets: Sequence[socket.socket]) -> str:
 
 def _url(listener: socket.socket) -> str:
     return f"http://{_address(listener)}"
+
+
+def _tell_where_it_crashes() -> None:
+    """Where llama.cpp, CUDA or systemd's watchdog end the process, each thread's place goes to the log."""
+    faulthandler.enable()
 
 
 def set_up_logging(level: str) -> None:

@@ -93,6 +93,7 @@ class Supervision:
         return status_text(
             fleet.loading(),
             [resident.state for resident in fleet.residents()],
+            self._stuck,
             ready=self._ready,
             draining=self._service.drain.answering if self._service.drain.begun else None,
         )
@@ -104,16 +105,28 @@ def stuck_models(before: Mapping[str, float], now: Mapping[str, float]) -> tuple
 
 
 def status_text(
-    loading: Mapping[str, float], states: Sequence[EngineState], *, ready: bool, draining: int | None
+    loading: Mapping[str, float],
+    states: Sequence[EngineState],
+    stuck: Sequence[str] = (),
+    *,
+    ready: bool,
+    draining: int | None,
 ) -> str:
     """The service in one line. ``loading``: the part of each model that is there; ``draining``: so many
     answers are waited for, None: the service is not stopping."""
     if draining is not None:
-        return f"Stopping: {draining} answers are under way"
+        return f"Stopping: {_counted(draining, 'answer')} under way"
+    if stuck:
+        return f"Stuck: no progress of {', '.join(stuck)}"
     if loading:
         parts = ", ".join(f"{name} ({part:.0%})" for name, part in sorted(loading.items()))
         return f"Loading {parts}"
     if not ready:
         return "Starting"
     running, waiting = sum(state.running for state in states), sum(state.queued for state in states)
-    return f"Ready: {len(states)} models loaded, {running} answers under way, {waiting} waiting"
+    models, answers = _counted(len(states), "model"), _counted(running, "answer")
+    return f"Ready: {models} loaded, {answers} under way, {waiting} waiting"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -164,7 +164,9 @@ write_config() {
     fi
     step "Writing $config"
     run install -D -m 0640 "$source_tree/docs/config.sample.toml" "$config"
-    run sed -i 's|^# models_dir = ""$|models_dir = "/var/lib/llm-optimizer/models"|' "$config"
+    # The doctor and the downloads, which run outside of the unit, must mean the same folders.
+    run sed -i -e 's|^# models_dir = ""$|models_dir = "/var/lib/llm-optimizer/models"|' \
+        -e 's|^# cache_dir = ""$|cache_dir = "/var/cache/llm-optimizer"|' "$config"
     if [[ -z $files_only ]]; then run chgrp "$account" "$config"; fi
 }
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,30 @@ class RunningServer:
         *arguments: str,
         port: int | None = 0,
         environment: dict[str, str] | None = None,
+        through: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
+        """``through`` is a command that runs the server's, and ``pass_fds`` are files that it needs."""
         flags = [] if port is None else ["--port", str(port)]
         folder = config.absolute().parent
-        command = [sys.executable, "-m", "server", "serve", "--config", str(config), *flags, *arguments]
+        command = [
+            *through,
+            sys.executable,
+            "-m",
+            "server",
+            "serve",
+            "--config",
+            str(config),
+            *flags,
+            *arguments,
+        ]
         self._process = subprocess.Popen(
             command,
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=tuple(pass_fds),
             env={
                 # Nothing of a test may stay in the user's folders.
                 "LLM_OPTIMIZER_CACHE_DIR": str(folder / "cache"),
