@@ -74,19 +74,9 @@ class RunningServer:
         """``through`` is a command that runs the server's, and ``pass_fds`` are files that it needs."""
         flags = [] if port is None else ["--port", str(port)]
         folder = config.absolute().parent
-        command = [
-            *through,
-            sys.executable,
-            "-m",
-            "server",
-            "serve",
-            "--config",
-            str(config),
-            *flags,
-            *arguments,
-        ]
+        server = [sys.executable, "-m", "server", "serve", "--config", str(config)]
         self._process = subprocess.Popen(
-            command,
+            [*through, *server, *flags, *arguments],
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from server.supervision import Supervision, status_text, stuck_models
 from server.systemd import Notifier
 from tests.running import embedded_config
 
-BUSY = EngineState(
-    slots=8, running=2, queued=3, context_tokens=1, cells_in_use=0, kept_sequences=0, kept_tokens=0
-)
+BUSY = EngineState(8, running=2, queued=3, context_tokens=1, cells_in_use=0, kept_sequences=0, kept_tokens=0)
 
 
 class Listening(Notifier):
@@ -33,6 +31,12 @@ class Listening(Notifier):
 
     def _send(self, *assignments: str) -> None:
         self.sent += assignments
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  # threads and timers tell nobody
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,7 @@ async def test_a_stuck_step_silences_the_service_and_nothing_else_does(
     finally:
         let_go.set()
     await answer
+    await until(lambda: not service.fleet.beats())
     assert signs_of(2) == 2, "it moves again"
 
 
@@ -137,9 +142,7 @@ async def test_a_stuck_step_silences_the_service_and_nothing_else_does(
 async def test_the_signs_come_by_themselves(service: Service) -> None:
     notifier = Listening()
     async with Supervision(service, notifier, silence_s=0.2).running():
-        async with asyncio.timeout(10):
-            while notifier.sent.count("WATCHDOG=1") < 3:
-                await asyncio.sleep(0.01)
+        await until(lambda: notifier.sent.count("WATCHDOG=1") >= 3)
     assert "STATUS=Starting" in notifier.sent
     count = len(notifier.sent)
     await asyncio.sleep(0.2)
