@@ -58,7 +58,7 @@ class Load:
                 except BROKEN_OFF as error:
                     self.outcomes[type(error).__name__] += 1
                     time.sleep(0.05)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  # whatever it is, it is the test's result
                     self.faults.append(repr(error))
 
     def _one(self, client: httpx.Client, dice: random.Random) -> None:
