@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from server.app import Lifespan
 from server.catalogue import Entry
 from server.domain.errors import ServiceError
 from server.service.service import Service
@@ -138,8 +139,8 @@ class Server(uvicorn.Server):
             self._notifier.stopping(patience_s + SHUTDOWN_S + UNLOADING_S)
 
     async def _end_all(self) -> None:
-        await self._service.close()
         self._service.drain.cut()
+        await self._service.close()
 
     def _on_hangup(self) -> None:
         if self._service.drain.begun:
@@ -147,9 +148,6 @@ class Server(uvicorn.Server):
             return
         logger.info("SIGHUP: reading the settings again")
         self._reload()
-
-
-Lifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
 
 
 def lifespan(*parts: Callable[[], contextlib.AbstractAsyncContextManager[None]]) -> Lifespan:

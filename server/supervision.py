@@ -81,9 +81,9 @@ class Supervision:
         before, self._beats = self._beats, self._service.fleet.beats()
         stuck = stuck_models(before, self._beats)
         for name in sorted(set(stuck) - set(self._stuck)):
-            text = "makes no progress; systemd ends the service if that goes on"
+            text = "makes no step; systemd restarts the service if that goes on"
             self._service.fleet.faults.add(name, text)
-            logger.error("%s %s", name, text)
+            logger.warning("%s %s", name, text)
         self._stuck = stuck
         if not stuck:
             self._notifier.alive()
@@ -117,7 +117,7 @@ def status_text(
     if draining is not None:
         return f"Stopping: {_counted(draining, 'answer')} under way"
     if stuck:
-        return f"Stuck: no progress of {', '.join(stuck)}"
+        return f"Stuck: no step of {', '.join(stuck)}"
     if loading:
         parts = ", ".join(f"{name} ({part:.0%})" for name, part in sorted(loading.items()))
         return f"Loading {parts}"

@@ -128,6 +128,7 @@ copy_program() {
         "$source_tree"/{Makefile,pyproject.toml,README.md,LICENSE,CHANGELOG.md} "$program/"
     run install -d -m 0755 "$program/models"
     run install -m 0644 "$source_tree"/models/{README.md,SHA256SUMS,catalogue.toml,embedded.toml} "$program/models/"
+    run chmod -R a+rX "$program/"{server,scripts,requirements,systemd,docs}
 }
 
 build_program() {
@@ -142,6 +143,12 @@ build_program() {
     else
         run make -C "$program" install
     fi
+    local python
+    python=$(readlink -f "$program/.venv/bin/python" || true)
+    if [[ $python == /home/* || $python == /root/* ]]; then
+        die "the environment was made with $python, which the service may not see:" \
+            "remove $prefix/.venv and run this again with PYTHON=/usr/bin/python3"
+    fi
 }
 
 make_account() {
@@ -155,6 +162,8 @@ make_account() {
     for group in video render; do
         if getent group "$group" >/dev/null; then run usermod --append --groups "$group" "$account"; fi
     done
+    run install -d -m 0750 "$state" "$state/models"
+    run chown "$account:" "$state" "$state/models"
 }
 
 write_config() {
@@ -190,17 +199,27 @@ write_units() {
     fi
 }
 
+# Only where the settings are those that were written here: others know where their models are.
+models_are_missing() {
+    grep -qs '^models_dir = "/var/lib/llm-optimizer/models"' "$config" &&
+        ! compgen -G "$state/models/*.gguf" >/dev/null
+}
+
 start_service() {
     [[ -z $files_only ]] || return 0
     run systemctl daemon-reload
     [[ -n $start ]] || return 0
+    run systemctl enable "$service"
+    if models_are_missing; then
+        say "There are no models yet, so it is not started: see Models below, then run this again."
+        return
+    fi
     step "Starting"
     if [[ -n $with_socket ]] && ! is_active "$socket"; then
         # The address is free for the socket only while the service does not hold it itself.
         run systemctl stop "$service"
         run systemctl enable --now "$socket"
     fi
-    run systemctl enable "$service"
     run systemctl restart "$service" ||
         die "it did not start: see journalctl -u $service -e, and $prefix/.venv/bin/llm-optimizer doctor"
 }

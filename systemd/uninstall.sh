@@ -73,7 +73,8 @@ bring_back() {
 
 remove_the_rest() {
     if [[ -z $purge ]]; then
-        say "Settings ($config), models ($state), caches ($cache), the program and the account stay; --purge removes them."
+        say "Settings ($config), models ($state), caches ($cache), the program"
+        say "and the account stay; --purge removes them."
         return
     fi
     step "Removing settings, models, caches, program and account"

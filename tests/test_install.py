@@ -49,7 +49,7 @@ class System:
             path.mkdir(parents=True)
         programs = {"systemctl": SYSTEMCTL, "getent": ACCOUNTS, "make": MAKING}
         programs |= {"useradd": NOTED + 'touch "$FAKE/account"\n', "userdel": NOTED + 'rm "$FAKE/account"\n'}
-        programs |= {"usermod": NOTED, "chgrp": NOTED}
+        programs |= {"usermod": NOTED, "chgrp": NOTED, "chown": NOTED}
         for name, text in programs.items():
             program = self.fake / "bin" / name
             program.write_text(text)
@@ -61,6 +61,11 @@ class System:
             "FAKE": str(self.fake),
             "OLLAMAS": "",
         }
+
+    def with_model(self) -> None:
+        models = self.root / "var/lib/llm-optimizer/models"
+        models.mkdir(parents=True)
+        (models / "some.gguf").touch()
 
     def with_predecessors(self) -> None:
         self.environment["OLLAMAS"] = "ollama.service ollama-helper.service ollama-idle.service"
@@ -118,6 +123,7 @@ def system(tmp_path: Path) -> System:
 
 
 def test_everything_is_put_in_place_and_a_second_run_changes_nothing(system: System) -> None:
+    system.with_model()
     system.do("install.sh")
     program = system.root / "opt/llm-optimizer"
     assert (program / "server/serve.py").is_file()
@@ -139,6 +145,13 @@ def test_everything_is_put_in_place_and_a_second_run_changes_nothing(system: Sys
     system.do("install.sh")
     assert system.files() == before
     assert not [call for call in system.calls() if call.startswith("useradd")]
+
+
+def test_without_models_it_is_not_started_yet(system: System) -> None:
+    said = system.do("install.sh")
+    assert "There are no models yet" in said
+    assert "llm-optimizer pull --config" in said
+    assert system.states() == ({"llm-optimizer.service"}, set())
 
 
 def test_own_settings_stay(system: System) -> None:
@@ -174,13 +187,14 @@ def test_flags_of_the_build_are_handed_on(system: System) -> None:
 
 
 def test_the_socket_gets_the_address_before_the_service(system: System) -> None:
+    system.with_model()
     (system.fake / "active/llm-optimizer.service").touch()
     system.do("install.sh", "--socket")
     assert [call.removeprefix("systemctl ") for call in system.calls() if call.startswith("systemctl")] == [
         "daemon-reload",
+        "enable llm-optimizer.service",
         "stop llm-optimizer.service",
         "enable --now llm-optimizer.socket",
-        "enable llm-optimizer.service",
         "restart llm-optimizer.service",
     ]
 
@@ -212,6 +226,7 @@ def test_predecessors_are_told_of_and_left_alone_unless_asked(system: System) ->
 
 def test_predecessors_are_put_aside_and_come_back(system: System) -> None:
     system.with_predecessors()
+    system.with_model()
     before, states = system.files(), system.states()
     system.do("install.sh", "--replace-ollama")
     assert system.states() == ({"llm-optimizer.service"}, {"llm-optimizer.service"})
@@ -220,7 +235,7 @@ def test_predecessors_are_put_aside_and_come_back(system: System) -> None:
     system.do("install.sh", "--replace-ollama", "--socket")
     system.do("uninstall.sh")
     assert system.states() == states
-    left = {"etc/llm-optimizer.toml", "var", "var/lib"}
+    left = {"etc/llm-optimizer.toml"}
     assert {name: data for name, data in system.files().items() if name not in left} == before
     system.calls()
     system.do("uninstall.sh")
@@ -255,7 +270,6 @@ def test_a_dry_run_changes_nothing(system: System, script: str, options: list[st
 
 def test_a_purge_leaves_nothing(system: System) -> None:
     system.do("install.sh")
-    (system.root / "var/lib/llm-optimizer/models").mkdir(parents=True)
     system.do("uninstall.sh", "--purge")
     files = {name for name in system.files() if "llm" in name}
     assert files == set()

@@ -61,7 +61,7 @@ def test_who_is_stuck(before: dict[str, float], now: dict[str, float], stuck: tu
         (({"b": 0.426, "a": 1.0}, []), "Loading a (100%), b (43%)"),
         (({}, [BUSY]), "Ready: 1 model loaded, 2 answers under way, 3 waiting"),
         (({"b": 0.5}, [BUSY]), "Loading b (50%)"),
-        (({}, [BUSY], ["a"]), "Stuck: no progress of a"),
+        (({}, [BUSY], ["a"]), "Stuck: no step of a"),
     ],
 )
 def test_the_service_in_one_line(given: Any, text: str) -> None:

@@ -11,8 +11,8 @@ RETRY_AFTER_S = "5"
 """A restart takes some seconds."""
 
 _ONLY_LOOKING = ("GET", "HEAD", "OPTIONS")
-_MAY_BE_CUT = ("/api/pull",)
-"""A download goes on where it stopped: nobody need wait for its end."""
+_NOT_WAITED_FOR = ("/api/pull",)
+"""A download goes on where it stopped: its end is told to the client, and need not be awaited."""
 
 
 class Draining:
@@ -34,8 +34,8 @@ class Draining:
             await self._look_on(scope, receive, send)
         elif self._drain.begun:
             await self._refused(scope)(scope, receive, send)
-        elif scope["path"] in _MAY_BE_CUT:
-            await self._look_on(scope, receive, send)
+        elif scope["path"] in _NOT_WAITED_FOR:
+            await self._app(scope, receive, send)
         else:
             with self._drain.answer():
                 await self._app(scope, receive, send)

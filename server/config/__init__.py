@@ -4,17 +4,15 @@ from server.config.current import Current
 from server.config.durations import format_duration, parse_duration
 from server.config.errors import ConfigError
 from server.config.load import load_settings
-from server.config.reload import Change, Reloaded, reloaded
+from server.config.reload import reloaded
 from server.config.settings import ModelSettings, RouterSettings, Settings, split_address
 from server.config.sources import FlagValue
 
 __all__ = [
-    "Change",
     "ConfigError",
     "Current",
     "FlagValue",
     "ModelSettings",
-    "Reloaded",
     "RouterSettings",
     "Settings",
     "format_duration",

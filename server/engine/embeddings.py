@@ -229,8 +229,7 @@ class Embedder:
             for pack in packs(lengths, opened.shape.batch_tokens, opened.shape.sequences):
                 if job.vectors.cancelled():
                     return
-                self._pulse.beat()
-                vectors += _read(opened, [job.texts[number] for number in pack])
+                vectors += _read(opened, [job.texts[number] for number in pack], self._pulse)
         except ServiceError as error:
             _fail(job, error)
         except Exception as error:
@@ -266,12 +265,13 @@ def packs(lengths: Sequence[int], batch_tokens: int, texts_at_once: int) -> list
     return [*found, range(start, len(lengths))]
 
 
-def _read(opened: _Opened, texts: Texts) -> list[Vector]:
+def _read(opened: _Opened, texts: Texts, pulse: Pulse) -> list[Vector]:
     """The vectors of one pack."""
     opened.context.forget()
     size = opened.shape.batch_tokens
     for position in range(0, max(map(len, texts)), size):
         result = opened.context.read([text[position : position + size] for text in texts], position)
+        pulse.beat()
         if result is DecodeResult.ABORTED:
             raise Unloaded("the model was unloaded")
         if result is DecodeResult.NO_ROOM:

@@ -83,12 +83,25 @@ async def test_an_answer_that_breaks_is_none_any_more() -> None:
 async def test_who_only_looks_on_is_not_waited_for_and_cut_cleanly() -> None:
     door = Door()
     looking = asyncio.create_task(door.client.get("/events"))
-    pulling = asyncio.create_task(door.client.post("/api/pull"))
     await door.inner.entered.wait()
-    await asyncio.sleep(0)
+    door.inner.entered.clear()
+    silent = asyncio.create_task(door.client.get("/slow"))
+    await door.inner.entered.wait()
     door.drain.begin()
     assert await door.drain.finished(0)
     door.drain.cut()
     assert (await looking).text == "first "
-    cut = await pulling
+    cut = await silent
     assert (cut.status_code, cut.json()) == (503, {"error": "the service is stopping; please try again"})
+
+
+async def test_a_download_is_neither_waited_for_nor_cut() -> None:
+    door = Door()
+    pulling = asyncio.create_task(door.client.post("/api/pull"))
+    await door.inner.entered.wait()
+    door.drain.begin()
+    assert await door.drain.finished(0)
+    door.drain.cut()
+    door.inner.let_go.set()
+    assert (await pulling).text == "done"
+    assert (await door.client.post("/api/pull")).status_code == 503
