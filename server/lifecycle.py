@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import FrameType
@@ -70,8 +71,9 @@ class Server(uvicorn.Server):
     """uvicorn with signals of our own.
 
     SIGTERM lets answers under way finish, for ``drain_s`` at most, and takes no new ones; a second signal,
-    and SIGINT, end them at once. SIGHUP calls ``reload``. ``keeps_address``: somebody else holds the sockets
-    for the next process, so that connections may wait there instead of being refused here.
+    and SIGINT, end them at once. SIGHUP calls ``reload``, unless it comes because the terminal is gone that
+    the service was started from: then it ends, as any other program there. ``keeps_address``: somebody else
+    holds the sockets for the next process, so that connections may wait there instead of being refused here.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Server(uvicorn.Server):
         self._notifier = notifier
         self._reload = reload
         self._keeps_address = keeps_address
+        # nohup ignores SIGHUP for whom it starts: such a service outlives its terminal.
+        self._needs_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         self._draining: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
 
@@ -143,6 +147,10 @@ class Server(uvicorn.Server):
         await self._service.close()
 
     def _on_hangup(self) -> None:
+        if self._needs_terminal and not _has_terminal():
+            logger.info("SIGHUP: stopping, the terminal is gone")
+            self.end()
+            return
         if self._service.drain.begun:
             logger.info("SIGHUP: nothing is reloaded, the service is stopping")
             return
@@ -161,3 +169,12 @@ def lifespan(*parts: Callable[[], contextlib.AbstractAsyncContextManager[None]])
             yield
 
     return running
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal from which this process is controlled."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import signal
@@ -25,6 +26,16 @@ os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
 os.execv(sys.argv[2], sys.argv[2:])
 """
 """As a socket unit starts its service."""
+
+
+FROM_A_TERMINAL = """
+import fcntl, os, signal, sys, termios
+os.setsid()
+fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
+if sys.argv[2] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Manager:
@@ -187,3 +198,30 @@ def test_a_socket_unit_keeps_connections_and_a_limit_ends_answers(
             assert not [line for line in running.log if "Traceback" in line]
         finally:
             running.kill()
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_ends_what_was_started_from_it(
+    tmp_path: Path, embedded_model: Path, nohup: bool
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(embedded_config(embedded_model, helper={"preload": False}))
+    master, slave = os.openpty()
+    how = "nohup" if nohup else "plain"
+    running = RunningServer(
+        config, through=[sys.executable, "-c", FROM_A_TERMINAL, str(slave), how], pass_fds=[slave]
+    )
+    try:
+        running.send(signal.SIGHUP)
+        until(lambda: running.logged("reload: no setting has changed"))
+        os.close(slave)
+        os.close(master)
+        if nohup:
+            with running.client() as client:
+                assert client.get("/health").status_code == 200
+            assert running.stop(signal.SIGINT) == 0
+        else:
+            assert running.stop(0) == 0
+        assert bool(running.logged("the terminal is gone")) is not nohup
+    finally:
+        running.kill()
