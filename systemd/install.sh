@@ -209,12 +209,8 @@ start_service() {
     [[ -z $files_only ]] || return 0
     run systemctl daemon-reload
     [[ -n $start ]] || return 0
-    run systemctl enable "$service"
-    if models_are_missing; then
-        say "There are no models yet, so it is not started: see Models below, then run this again."
-        return
-    fi
     step "Starting"
+    run systemctl enable "$service"
     if [[ -n $with_socket ]] && ! is_active "$socket"; then
         # The address is free for the socket only while the service does not hold it itself.
         run systemctl stop "$service"
@@ -241,8 +237,14 @@ if [[ -z $files_only ]]; then look_at_predecessors; fi
 copy_program
 build_program
 make_account
-put_predecessors_aside
 write_config
+# Until it can start, what serves now goes on serving.
+if [[ -z $files_only && -n $start ]] && models_are_missing; then
+    step "There are no models yet: download them as below, then run this again. Nothing is started or stopped."
+    tell_what_is_next
+    exit
+fi
+put_predecessors_aside
 write_units
 start_service
 tell_what_is_next

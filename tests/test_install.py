@@ -61,11 +61,9 @@ class System:
             "FAKE": str(self.fake),
             "OLLAMAS": "",
         }
-
-    def with_model(self) -> None:
-        models = self.root / "var/lib/llm-optimizer/models"
-        models.mkdir(parents=True)
-        (models / "some.gguf").touch()
+        self.model = self.root / "var/lib/llm-optimizer/models/some.gguf"
+        self.model.parent.mkdir(parents=True)
+        self.model.touch()
 
     def with_predecessors(self) -> None:
         self.environment["OLLAMAS"] = "ollama.service ollama-helper.service ollama-idle.service"
@@ -123,7 +121,6 @@ def system(tmp_path: Path) -> System:
 
 
 def test_everything_is_put_in_place_and_a_second_run_changes_nothing(system: System) -> None:
-    system.with_model()
     system.do("install.sh")
     program = system.root / "opt/llm-optimizer"
     assert (program / "server/serve.py").is_file()
@@ -147,11 +144,18 @@ def test_everything_is_put_in_place_and_a_second_run_changes_nothing(system: Sys
     assert not [call for call in system.calls() if call.startswith("useradd")]
 
 
-def test_without_models_it_is_not_started_yet(system: System) -> None:
-    said = system.do("install.sh")
+def test_without_models_what_serves_goes_on(system: System) -> None:
+    system.with_predecessors()
+    states = system.states()
+    system.model.unlink()
+    said = system.do("install.sh", "--replace-ollama")
     assert "There are no models yet" in said
     assert "llm-optimizer pull --config" in said
-    assert system.states() == ({"llm-optimizer.service"}, set())
+    assert system.states() == states
+    assert (system.units / "llm-optimizer.service").read_text() == OLD_PROXY
+    system.model.touch()
+    system.do("install.sh", "--replace-ollama")
+    assert system.states() == ({"llm-optimizer.service"}, {"llm-optimizer.service"})
 
 
 def test_own_settings_stay(system: System) -> None:
@@ -173,10 +177,11 @@ def test_another_prefix_is_in_the_unit(system: System) -> None:
 
 @pytest.mark.parametrize("folder", ["/home/somebody/llm", "relative"])
 def test_a_place_that_cannot_be_is_refused(system: System, folder: str) -> None:
+    before = system.files()
     done = system.run("install.sh", "--prefix", folder)
     assert done.returncode == 1
     assert f"--prefix {folder}" in done.stderr or f"is {folder}" in done.stderr
-    assert system.files().keys() == {"etc", "etc/systemd", "etc/systemd/system"}
+    assert system.files() == before
 
 
 def test_flags_of_the_build_are_handed_on(system: System) -> None:
@@ -187,7 +192,6 @@ def test_flags_of_the_build_are_handed_on(system: System) -> None:
 
 
 def test_the_socket_gets_the_address_before_the_service(system: System) -> None:
-    system.with_model()
     (system.fake / "active/llm-optimizer.service").touch()
     system.do("install.sh", "--socket")
     assert [call.removeprefix("systemctl ") for call in system.calls() if call.startswith("systemctl")] == [
@@ -226,7 +230,6 @@ def test_predecessors_are_told_of_and_left_alone_unless_asked(system: System) ->
 
 def test_predecessors_are_put_aside_and_come_back(system: System) -> None:
     system.with_predecessors()
-    system.with_model()
     before, states = system.files(), system.states()
     system.do("install.sh", "--replace-ollama")
     assert system.states() == ({"llm-optimizer.service"}, {"llm-optimizer.service"})
@@ -279,8 +282,9 @@ def test_a_purge_leaves_nothing(system: System) -> None:
 
 @pytest.mark.parametrize("script", ["install.sh", "uninstall.sh"])
 def test_help_and_unknown_options(system: System, script: str) -> None:
+    before = system.files()
     assert system.do(script, "--help").startswith(f"Usage: systemd/{script}")
     done = system.run(script, "--frobnicate")
     assert done.returncode == 1
     assert "there is no option --frobnicate" in done.stderr
-    assert system.files().keys() == {"etc", "etc/systemd", "etc/systemd/system"}
+    assert system.files() == before
