@@ -14,6 +14,7 @@ from server.api.accounting import Accounting, account_of
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
 from server.api.capturing import Capturing
+from server.api.draining import Draining
 from server.api.guards import Guard, is_loopback, request_id
 from server.api.health import gpu_health, health_router
 from server.api.http import status_of
@@ -26,8 +27,8 @@ from server.api.pages.feed import Feed
 from server.api.pages.routes import pages_router
 from server.api.router import router_router
 from server.catalogue import Catalogue
-from server.config import Settings
-from server.domain.errors import QueueFull, ServiceError
+from server.config import Current, Settings
+from server.domain.errors import QueueFull, ServiceError, Unloaded
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
@@ -48,18 +49,19 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 def build_service(settings: Settings) -> Service:
     """Everything below HTTP, nothing loaded yet."""
     library, nvml = Library(), open_nvml()
+    current = Current(settings)
     settings = with_cuda_numbers(settings, library, nvml)
     catalogue = Catalogue(settings)
     fleet = Fleet(
         catalogue,
         library,
         nvml,
-        max_context_tokens=settings.router.max_ctx_size,
+        current=current,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
         crashes=Crashes(crash_folder(settings.cache_dir)),
     )
     summaries = Summaries(settings.cache_dir, settings.router.summaries_mib * MIB)
-    return Service(fleet, catalogue, settings.router, summaries)
+    return Service(fleet, catalogue, current, summaries)
 
 
 def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastAPI:
@@ -80,6 +82,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
     if settings.capture_dir is not None:
         captures = Captures(settings.capture_dir, settings.capture_mib * MIB)
         app.add_middleware(Capturing, captures=captures)
+    app.add_middleware(Draining, drain=service.drain, refusal=refusal)
     app.add_middleware(
         Guard,
         origins=settings.origins,
@@ -96,7 +99,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ServiceError):
         account_of(request.scope).error = error
     answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | Unloaded):
         answer.headers["retry-after"] = RETRY_AFTER_S
     return answer
 

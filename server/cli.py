@@ -43,10 +43,13 @@ def serve(
 ) -> None:
     """Load both models and serve them until Ctrl-C or SIGTERM.
 
+    SIGTERM lets answers under way finish (drain_s), Ctrl-C does not. SIGHUP reads the settings again.
+
     Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong configuration.
     """
     settings = _settings(config, _model_flags(generator, helper))
-    settings = _settings(config, {**_model_flags(generator, helper), **_listen_flag(settings, host, port)})
+    flags = {**_model_flags(generator, helper), **_listen_flag(settings, host, port)}
+    settings = _settings(config, flags)
     # Imported late: it loads llama.cpp, which "version" and "--help" can do without.
     from server.logs import set_up_logging  # noqa: PLC0415
     from server.serve import CannotServe  # noqa: PLC0415
@@ -54,7 +57,7 @@ def serve(
 
     set_up_logging(settings.log_level, settings.log_format)
     try:
-        run(settings, typer.echo)
+        run(settings, typer.echo, lambda: load_settings(config, os.environ, flags))
     except CannotServe as error:
         _end(str(error), CANNOT_SERVE)
 

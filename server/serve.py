@@ -1,52 +1,110 @@
 """Runs the service: binds the addresses, loads the models, says when it is ready, stops cleanly."""
 
-import asyncio
 import contextlib
 import errno
+import faulthandler
 import logging
-import signal
+import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 import uvicorn
-from fastapi import FastAPI
 
 from server import __version__
 from server.app import build_app, build_service
-from server.catalogue import Entry
-from server.config import Settings
-from server.domain.errors import ServiceError
+from server.config import ConfigError, Settings, split_address
+from server.config.options import toml_text
+from server.lifecycle import SHUTDOWN_S, Server, Startup, lifespan
+from server.reloading import Reload, log_level
 from server.service.service import Service
 from server.sockets import listening
+from server.supervision import Supervision
+from server.systemd import Notifier, NotOurs, inherited_sockets, watchdog_s
 
 logger = logging.getLogger("llm-optimizer")
-
-SHUTDOWN_S = 5
 
 
 class CannotServe(Exception):
     """The service cannot start; the text says why and what to do."""
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until a signal comes. ``announce`` shows a text once the models are loaded.
+def serve(settings: Settings, announce: Callable[[str], None], read_again: Callable[[], Settings]) -> None:
+    """Serve until a signal comes. ``announce`` shows a text once the models are loaded; ``read_again`` reads
+    the settings for a reload, raising ConfigError.
 
     Raises:
         CannotServe: an address is taken, or no model at all can be loaded.
     """
-    sockets = bind(settings.addresses)
-    service = build_service(settings)
-    startup = _Startup(service, lambda: announce(greeting(service, sockets)))
-    app = build_app(service, settings, startup.running)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, server_header=False
+    _tell_where_it_crashes()
+    notifier = Notifier(os.environ)
+    handed_over = _handed_over()
+    sockets = handed_over or bind(settings.addresses)
+    service = _built(settings)
+    supervision = Supervision(service, notifier, watchdog_s(os.environ, os.getpid()))
+
+    def ready() -> None:
+        announce(greeting(service, sockets))
+        supervision.ready()
+
+    def give_up() -> None:
+        server.end()
+
+    startup = Startup(service, ready, give_up)
+    app = build_app(
+        service,
+        _on_addresses_of(handed_over, settings) if handed_over else settings,
+        lifespan(supervision.running, startup.running),
     )
-    server = _Server(config, service.close)
-    startup.give_up = server.stop
+    reload = Reload(service.current, read_again, [service.catalogue.read_again, log_level])
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+            server_header=False,
+        ),
+        service,
+        notifier,
+        lambda: supervision.around_reload(reload.run),
+        keeps_address=bool(handed_over),
+    )
     server.run(sockets=sockets)
     if startup.failure is not None:
         raise CannotServe(startup.failure)
+
+
+def _built(settings: Settings) -> Service:
+    try:
+        return build_service(settings)
+    except ConfigError as error:
+        raise CannotServe(str(error)) from error
+
+
+def _handed_over() -> list[socket.socket]:
+    """The sockets of a systemd socket unit, if there is one."""
+    try:
+        return inherited_sockets(os.environ, os.getpid())
+    except NotOurs as error:
+        raise CannotServe(f"the socket unit does not fit: {error}") from error
+
+
+def _on_addresses_of(sockets: Sequence[socket.socket], settings: Settings) -> Settings:
+    """The settings where a socket unit says what to listen on; a ``listen`` that says else is told of."""
+    given = tuple(_address(listener) for listener in sockets)
+    if {split_address(address) for address in given} != set(settings.addresses):
+        logger.warning(
+            "the socket unit listens on %s, and listen = %s has no effect: let both say the same, or disable "
+            "llm-optimizer.socket",
+            toml_text(given),
+            toml_text(settings.listen),
+        )
+    return settings.model_copy(update={"listen": given})
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:
@@ -97,71 +155,9 @@ def greeting(service: Service, sockets: Sequence[socket.socket]) -> str:
 
 
 def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_address(listener)}"
 
 
-class _Startup:
-    """Loads the models while the service already answers: who asks for one waits for it."""
-
-    def __init__(self, service: Service, ready: Callable[[], None]) -> None:
-        self._service = service
-        self._ready = ready
-        self.give_up: Callable[[], None] = lambda: None
-        self.failure: str | None = None
-
-    @contextlib.asynccontextmanager
-    async def running(self, _app: FastAPI) -> AsyncIterator[None]:
-        """The application's lifespan."""
-        loading = asyncio.create_task(self._load_all())
-        self._service.guard.start()
-        yield
-        loading.cancel()
-        await self._service.close()
-
-    async def _load_all(self) -> None:
-        wanted = [entry for entry in self._service.catalogue.configured if entry.settings.preload]
-        reasons = await asyncio.gather(*(self._load(entry) for entry in wanted))
-        faults = [reason for reason in reasons if reason is not None]
-        if faults and len(faults) == len(reasons):
-            self.failure = "no model can be loaded:\n  " + "\n  ".join(faults)
-            self.give_up()
-            return
-        for fault in faults:
-            logger.error("%s; the other model serves, and the next request for this one tries again", fault)
-        self._ready()
-
-    async def _load(self, entry: Entry) -> str | None:
-        logger.info("loading %s on %s", entry.name.display, entry.settings.device)
-        try:
-            await self._service.fleet.load(entry)
-        except ServiceError as error:
-            return f"{entry.section} {entry.name.display}: {error}"
-        return None
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but a signal ends the answers under way, and is not raised again afterwards."""
-
-    def __init__(self, config: uvicorn.Config, end_answers: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(config)
-        self._end_answers = end_answers
-        self._ending: asyncio.Future[None] | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        logger.info("%s: stopping", signal.Signals(sig).name)
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop accepting, and end what is under way."""
-        self.should_exit = True
-        if self._ending is None:
-            self._ending = asyncio.ensure_future(self._end_answers())
+def _tell_where_it_crashes() -> None:
+    """Where llama.cpp, CUDA or systemd's watchdog end the process, each thread's place goes to the log."""
+    faulthandler.enable()

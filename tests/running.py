@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,21 @@ class RunningServer:
         environment: dict[str, str] | None = None,
         module: str = "server",
         waits: bool = True,
+        through: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
-        """``module`` is the program; ``waits`` until it is ready."""
+        """``module`` is the program; ``waits`` until it is ready. ``through`` is a command that runs it, and
+        ``pass_fds`` are files that it needs."""
         flags = [] if port is None else ["--port", str(port)]
         self.folder = folder = config.absolute().parent
-        command = [sys.executable, "-m", module, "serve", "--config", str(config), *flags, *arguments]
+        server = [sys.executable, "-m", module, "serve", "--config", str(config)]
         self._process = subprocess.Popen(
-            command,
+            [*through, *server, *flags, *arguments],
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=tuple(pass_fds),
             env={
                 # Nothing of a test may stay in the user's folders.
                 "LLM_OPTIMIZER_CACHE_DIR": str(folder / "cache"),
@@ -111,6 +115,10 @@ class RunningServer:
         """Memory of the process, the model file's pages not counted."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; returns the exit code."""

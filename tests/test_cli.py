@@ -90,16 +90,19 @@ def test_a_taken_port_ends_with_1_and_no_other_port_is_taken(tmp_path: Path, emb
     assert f"cannot listen on 127.0.0.1:{port}: another program uses this port" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly_in_the_middle_of_an_answer(
-    tmp_path: Path, embedded_model: Path, number: int
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+def test_ctrl_c_and_a_second_signal_end_it_cleanly_in_the_middle_of_an_answer(
+    tmp_path: Path, embedded_model: Path, numbers: tuple[int, ...]
 ) -> None:
     with serving(tmp_path, embedded_config(embedded_model)) as running:
         request = {"model": "smollm2:135m", "messages": [{"role": "user", "content": "Tell me a story."}]}
         with running.client() as client, client.stream("POST", "/api/chat", json=request) as response:
             lines = response.iter_lines()
             assert '"done":false' in next(lines)
-            assert running.stop(number) == 0
+            for number in numbers[:-1]:
+                running.send(number)
+                assert '"done":false' in next(lines)
+            assert running.stop(numbers[-1]) == 0
             assert list(lines)[-1] in ('{"error":"the model was unloaded"}', '{"error":"request canceled"}')
         assert not [line for line in running.log if "Traceback" in line or "ERROR" in line]
 

@@ -44,13 +44,16 @@ def health_router(service: Service) -> APIRouter:
         return JSONResponse({"status": "ok"})
 
     async def ready() -> Response:
-        """For whoever sends requests: 200 once each model that is loaded at the start is there, else 503."""
+        """For whoever sends requests: 200 once each model that is loaded at the start is there, else 503;
+        503 again once the service is stopping."""
         there = {resident.installed.entry.weights for resident in fleet.residents()}
         wanted = [entry for entry in service.catalogue.configured if entry.settings.preload]
         missing = [entry.name.display for entry in wanted if entry.weights not in there]
         faults = faults_of(fleet.residents())
-        told = {"ready": not (missing or faults), "not_loaded": missing, "faults": faults}
-        return JSONResponse(told, status_code=503 if missing or faults else 200)
+        stopping = service.drain.begun
+        fit = not (missing or faults or stopping)
+        told = {"ready": fit, "stopping": stopping, "not_loaded": missing, "faults": faults}
+        return JSONResponse(told, status_code=200 if fit else 503)
 
     async def gpu() -> GpuHealth:
         return gpu_health(service)

@@ -26,6 +26,7 @@ from server.domain.errors import (
     QueueFull,
     RequestCancelled,
     ServiceError,
+    Unloaded,
 )
 from server.service.reply import Reply, late_reply
 
@@ -53,6 +54,7 @@ STATUSES: Mapping[type[ServiceError], int] = {
     InvalidRequest: 400,
     ModelNotFound: 404,
     QueueFull: 503,
+    Unloaded: 503,
     RequestCancelled: 499,
     NotSupported: 501,
 }

@@ -2,14 +2,14 @@
 
 import datetime
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from server.catalogue.entries import Entry, Installed, Role
 from server.catalogue.files import Files, ModelFile, sha256_of
-from server.catalogue.known import find_known, known_models
+from server.catalogue.known import Known, find_known, known_models
 from server.catalogue.names import ModelName, name_of_file
 from server.catalogue.records import CannotWrite, Recipe, Record, Records
 from server.config import ModelSettings, Settings
@@ -29,14 +29,35 @@ class Catalogue:
         self._generator = settings.generator
         self._most_tokens = settings.router.max_ctx_size
         self._keep_alive = settings.keep_alive
-        self.configured: tuple[Entry, ...] = tuple(
-            self._configured_entry(role, model)
+        self.configured = tuple(
+            _configured_entry(role, model, self.known)
             for role, model in ((Role.GENERATOR, settings.generator), (Role.HELPER, settings.helper))
         )
         self._files = Files()
         self._records = Records(self.models_dir)
         self._told: set[Path] = set()
         self._tell_of_hidden_records()
+
+    def read_again(self, settings: Settings) -> Callable[[], None]:
+        """Read the list of known models once more; calling what is returned makes it count, together with
+        those of the settings that need no loading: policies, keep_alive and max_ctx_size.
+
+        Raises:
+            ConfigError: the list is wrong.
+        """
+        known = known_models()
+        policies = {Role.GENERATOR: settings.generator.policy, Role.HELPER: settings.helper.policy}
+        configured = tuple(
+            _configured_entry(entry.role, _with_policy(entry.settings, policies[entry.role]), known)
+            for entry in self.configured
+            if entry.role is not None
+        )
+
+        def apply() -> None:
+            self.known, self.configured = known, configured
+            self._keep_alive, self._most_tokens = settings.keep_alive, settings.router.max_ctx_size
+
+        return apply
 
     def find(self, name: str) -> Entry:
         """The model that a client's ``name`` means.
@@ -104,8 +125,7 @@ class Catalogue:
 
     def recipe_of(self, name: ModelName) -> Recipe:
         """What the list of known models advises for ``name``."""
-        known = find_known(self.known, name)
-        return Recipe() if known is None else known.recipe
+        return _recipe_of(name, self.known)
 
     def path_for(self, name: ModelName, sha256: str) -> Path:
         """Where weights go that are to be installed: a configured model's where its settings say.
@@ -210,10 +230,6 @@ class Catalogue:
         )
         return next((path for path in files if path.is_file()), None)
 
-    def _configured_entry(self, role: Role, settings: ModelSettings) -> Entry:
-        name = ModelName.parse(settings.name)
-        return Entry(role, name, settings, role.value, self.recipe_of(name))
-
     def _recorded(self) -> Iterator[Entry]:
         for record in self._records:
             if not any(entry.name.is_same_as(record.model_name) for entry in self.configured):
@@ -303,6 +319,20 @@ class Catalogue:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise CannotWrite(self.models_dir, error) from error
+
+
+def _configured_entry(role: Role, settings: ModelSettings, known: Iterable[Known]) -> Entry:
+    name = ModelName.parse(settings.name)
+    return Entry(role, name, settings, role.value, _recipe_of(name, known))
+
+
+def _recipe_of(name: ModelName, known: Iterable[Known]) -> Recipe:
+    found = find_known(known, name)
+    return Recipe() if found is None else found.recipe
+
+
+def _with_policy(settings: ModelSettings, policy: str) -> ModelSettings:
+    return settings.model_copy(update={"policy": policy}).with_set(settings.set_by_user)
 
 
 def _fields_of(recipe: Recipe) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from server.catalogue.names import ModelName
 from server.catalogue.records import Parameters, Recipe
+from server.config import ConfigError
 
 CATALOGUE = Path(__file__).resolve().parents[2] / "models" / "catalogue.toml"
 
@@ -58,10 +60,24 @@ class _List(BaseModel):
 
 
 def known_models(file: Path = CATALOGUE) -> tuple[Known, ...]:
-    """The list, as it stands in the repository; empty where the package came without it."""
+    """The list, as it stands in the repository; empty where the package came without it.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong.
+    """
     if not file.is_file():
         return ()
-    return _List.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).model
+    try:
+        return _List.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).model
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        raise ConfigError(*(f"{file}: {_place(fault)}: {fault['msg']}" for fault in faults)) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+
+
+def _place(fault: ErrorDetails) -> str:
+    return ".".join(map(str, fault["loc"]))
 
 
 def find_known(models: Iterable[Known], name: ModelName) -> Known | None:

@@ -1,13 +1,16 @@
-"""The settings: one frozen tree, read once at the start and passed down."""
+"""The settings: one frozen tree, read at the start and passed down; a reload makes another tree of it."""
 
+from server.config.current import Current
 from server.config.durations import format_duration, parse_duration
 from server.config.errors import ConfigError
 from server.config.load import load_settings
+from server.config.reload import reloaded
 from server.config.settings import ModelSettings, RouterSettings, Settings, split_address
 from server.config.sources import FlagValue
 
 __all__ = [
     "ConfigError",
+    "Current",
     "FlagValue",
     "ModelSettings",
     "RouterSettings",
@@ -15,5 +18,6 @@ __all__ = [
     "format_duration",
     "load_settings",
     "parse_duration",
+    "reloaded",
     "split_address",
 ]

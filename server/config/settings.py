@@ -364,7 +364,7 @@ _HELPER = ModelSettings(
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
-    """All settings of the service, read once at its start."""
+    """All settings of the service, read at its start; some are read again by a reload."""
 
     listen: Annotated[tuple[str, ...], AfterValidator(_check_listen)] = Field(
         default=("127.0.0.1:8512",),
@@ -402,6 +402,14 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         default="5m",
         description="How long a model beside the two stays loaded after its last request; written as "
         "generator.keep_alive is.",
+    )
+    drain_s: int = Field(
+        default=30,
+        strict=True,
+        ge=0,
+        le=86_400,
+        description="How long in seconds answers under way may go on after SIGTERM, while new requests are "
+        "refused with status 503; 0 ends them at once, and so does a second signal, or Ctrl-C.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important messages that are still logged."

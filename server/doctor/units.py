@@ -56,7 +56,7 @@ def judge_unit(unit: Unit | None) -> Check:
     if unit is None:
         return ok("unit", "no systemd runs here")
     if unit.load in ("not-found", ""):
-        return ok("unit", f"{UNIT} is not installed; systemd/{UNIT} is there for it")
+        return ok("unit", f"{UNIT} is not installed; systemd/install.sh does that")
     return _judge_installed(unit)
 
 

@@ -10,7 +10,9 @@
     ├── QueueFull             too many requests wait for that model
     │   └── DeviceShort       its device is short of memory
     ├── EngineFailed          the model's engine broke while it worked
-    └── RequestCancelled      the client went away, or the service is stopping
+    ├── Unloaded              the model, or the whole service, ends before the answer does
+    │   └── Stopping          the service ends, and takes nothing new
+    └── RequestCancelled      the client went away
 
 The dialects under ``server.api`` turn these into statuses; nothing below knows HTTP.
 """
@@ -81,8 +83,19 @@ class EngineFailed(ServiceError):
     """The engine broke in the middle of its work."""
 
 
+class Unloaded(ServiceError):
+    """The model leaves before the answer is complete."""
+
+
+class Stopping(Unloaded):
+    """The service is stopping: another try may reach the next one."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping; please try again")
+
+
 class RequestCancelled(ServiceError):
-    """The client hung up or the service stops."""
+    """The client hung up."""
 
     def __init__(self, why: str = "request canceled") -> None:
         super().__init__(why)

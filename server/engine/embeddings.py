@@ -15,8 +15,8 @@ from server.domain.errors import (
     ModelLoadFailed,
     PromptTooLong,
     QueueFull,
-    RequestCancelled,
     ServiceError,
+    Unloaded,
 )
 from server.engine.engine import CacheTiers, EngineSpec, EngineState, usable_cores
 from server.engine.figures import Figures
@@ -26,6 +26,7 @@ from server.engine.llamacpp.context import ContextShape, DecodeResult
 from server.engine.llamacpp.embedding_context import EmbeddingContext, Vector
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
+from server.engine.pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Embedder:
         self._fault: str | None = None
         self._figures = Figures()
         self._closing = False
+        self._pulse = Pulse()
         self._opened: Future[_Opened] = Future()
         self._thread = threading.Thread(target=self._live, name=f"embedder {spec.path.name}", daemon=True)
 
@@ -110,6 +112,11 @@ class Embedder:
         return EngineState(1, running, queued, self.longest_tokens, 0, 0, 0, self._fault)
 
     @property
+    def beats(self) -> int | None:
+        """A number that is another after each step; None while it waits for work, or has broken down."""
+        return None if self._fault else self._pulse.beats
+
+    @property
     def figures(self) -> Figures:
         """Totals since the model was loaded: calls, and the tokens of their texts."""
         return self._figures
@@ -123,7 +130,7 @@ class Embedder:
         """Queue ``texts``; the future has a vector of length 1 for each of them, in their order.
 
         Cancelling the future is harmless at any time; what is still to be read for it then is not read.
-        The future ends with EngineFailed when the native side fails, and with RequestCancelled when the
+        The future ends with EngineFailed when the native side fails, and with Unloaded when the
         model is unloaded.
 
         Raises:
@@ -182,7 +189,7 @@ class Embedder:
             return
         try:
             self._work(opened)
-            self._end(RequestCancelled("the model was unloaded"))
+            self._end(Unloaded("the model was unloaded"))
         except Exception as error:
             logger.exception("embedder of %s broke down", self.spec.path.name)
             self._end(EngineFailed(f"the embedder broke down: {error}"))
@@ -210,7 +217,7 @@ class Embedder:
     def _warm_up(self, opened: _Opened) -> None:
         """A device takes part of its memory only when it computes for the first time."""
         try:
-            _read(opened, [[0] * min(opened.longest_tokens, opened.shape.batch_tokens)])
+            _read(opened, [[0] * min(opened.longest_tokens, opened.shape.batch_tokens)], self._pulse)
         except EngineFailed as error:
             opened.context.close()
             opened.model.close()
@@ -220,7 +227,9 @@ class Embedder:
 
     def _work(self, opened: _Opened) -> None:
         while not self._closing:
+            self._pulse.rest()
             job = self._mail.get()
+            self._pulse.beat()
             if job is not None:
                 self._answer(opened, job)
 
@@ -233,7 +242,7 @@ class Embedder:
             for pack in packs(lengths, opened.shape.batch_tokens, opened.shape.sequences):
                 if job.vectors.cancelled():
                     return
-                vectors += _read(opened, [job.texts[number] for number in pack])
+                vectors += _read(opened, [job.texts[number] for number in pack], self._pulse)
         except ServiceError as error:
             _fail(job, error)
         except Exception as error:
@@ -269,14 +278,15 @@ def packs(lengths: Sequence[int], batch_tokens: int, texts_at_once: int) -> list
     return [*found, range(start, len(lengths))]
 
 
-def _read(opened: _Opened, texts: Texts) -> list[Vector]:
+def _read(opened: _Opened, texts: Texts, pulse: Pulse) -> list[Vector]:
     """The vectors of one pack."""
     opened.context.forget()
     size = opened.shape.batch_tokens
     for position in range(0, max(map(len, texts)), size):
         result = opened.context.read([text[position : position + size] for text in texts], position)
+        pulse.beat()
         if result is DecodeResult.ABORTED:
-            raise RequestCancelled("the model was unloaded")
+            raise Unloaded("the model was unloaded")
         if result is DecodeResult.NO_ROOM:
             raise EngineFailed("the KV cache has no room for texts that should fit")
     return [_normalised(opened.context.vector(number)) for number in range(len(texts))]

@@ -16,8 +16,8 @@ from server.domain.errors import (
     ModelLoadFailed,
     PromptTooLong,
     QueueFull,
-    RequestCancelled,
     ServiceError,
+    Unloaded,
 )
 from server.domain.generation import EventSink, Generation
 from server.engine.disktier import DiskTier
@@ -28,6 +28,7 @@ from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
 from server.engine.pace import Speed
 from server.engine.prefix import Tokens, common_prefix, tokens_of
+from server.engine.pulse import Pulse
 from server.engine.runner import Runner
 from server.engine.store import StateStore
 
@@ -154,7 +155,8 @@ class Engine:
         self._looked_s = 0.0
         self._fault: str | None = None
         self._opened: Future[_Opened] = Future()
-        self._progress: Callable[[float], None] = lambda part: None
+        self._progress: Callable[[float], bool] = lambda part: True
+        self._pulse = Pulse()
         self._state = EngineState(spec.slots, 0, 0, spec.context_tokens, 0, 0, 0)
         self._known: tuple[Tokens, ...] = ()
         self._speed = Speed()
@@ -162,11 +164,12 @@ class Engine:
 
     @classmethod
     def load(
-        cls, library: Library, spec: EngineSpec, progress: Callable[[float], None] | None = None
+        cls, library: Library, spec: EngineSpec, progress: Callable[[float], bool] | None = None
     ) -> "Engine":
         """Load the model and allocate its context; blocks until both are there.
 
-        ``progress`` is called on the engine's thread with the part of the weights that is there.
+        ``progress`` is called on the engine's thread with the part of the weights that is there; False gives
+        up.
 
         Raises:
             ModelLoadFailed: with the reason.
@@ -204,6 +207,11 @@ class Engine:
     def speed(self) -> Speed:
         """How fast it was lately."""
         return self._speed
+
+    @property
+    def beats(self) -> int | None:
+        """A number that is another after each step; None while it waits for work, or has broken down."""
+        return None if self._fault else self._pulse.beats
 
     def known_tokens(self, prompt: Sequence[int]) -> int:
         """How many tokens at the start of ``prompt`` a conversation that is kept somewhere begins with.
@@ -285,7 +293,7 @@ class Engine:
         try:
             self._work(opened.runner)
             opened.runner.cells.tidy_up()
-            self._end(opened.runner, RequestCancelled("the model was unloaded"))
+            self._end(opened.runner, Unloaded("the model was unloaded"))
         except Exception as error:
             logger.exception("engine of %s broke down", self.spec.path.name)
             self._end(opened.runner, EngineFailed(f"the engine broke down: {error}"))
@@ -296,7 +304,7 @@ class Engine:
 
     def _open(self) -> "_Opened":
         spec = self.spec
-        model = self._library.load_model(spec.path, spec.device, spec.gpu_layers, self._report)
+        model = self._library.load_model(spec.path, spec.device, spec.gpu_layers, self._progress)
         try:
             context = self._new_context(model, spec.context_tokens)
         except ServiceError:
@@ -310,10 +318,6 @@ class Engine:
         self._look(opened.runner)
         self._opened.set_result(opened)
         return opened
-
-    def _report(self, part: float) -> bool:
-        self._progress(part)
-        return True
 
     def _new_store(self, model: Model) -> StateStore:
         spec = self.spec
@@ -334,17 +338,21 @@ class Engine:
                 with self._lock:
                     self._outstanding -= ended
             self._look_now_and_then(runner)
+            self._pulse.beat()
 
     def _receive(self, runner: Runner) -> bool:
         """Act on all letters, waiting for one if there is nothing else to do; False: time to close."""
         wait_s = _wait_s(runner)
         if wait_s != 0:
             runner.rest()
+            self._pulse.rest()
         while True:
             try:
                 letter = self._mail.get(block=wait_s != 0, timeout=wait_s)
             except queue.Empty:
+                self._pulse.beat()
                 return True
+            self._pulse.beat()
             match letter:
                 case _Add(job):
                     runner.add(job)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from server.catalogue import Catalogue, Role
-from server.config import RouterSettings
+from server.config import Current
 from server.domain.chat import Message
 from server.domain.errors import ServiceError
 from server.routing.condense import HelperFailed, Limits
@@ -38,7 +38,7 @@ class Ahead:
         self,
         fleet: Fleet,
         catalogue: Catalogue,
-        router: RouterSettings,
+        current: Current,
         summaries: Summaries,
         figures: HelperFigures,
     ) -> None:
@@ -46,11 +46,8 @@ class Ahead:
         self._fleet = fleet
         self._summaries = summaries
         self._helper = catalogue.of(Role.HELPER)
-        self._limits = Limits(router.chunk_tokens, router.summary_chars_max)
-        self._works = router.ahead_of_need == "on" or (
-            router.ahead_of_need == "auto"
-            and self._helper.settings.device != catalogue.of(Role.GENERATOR).settings.device
-        )
+        self._current = current
+        self._has_own_device = self._helper.settings.device != catalogue.of(Role.GENERATOR).settings.device
         # Asked for each old result of each request: the disk need not be.
         self._chosen = lru_cache(_REMEMBERED)(self._choose)
         self._sessions: deque[tuple[Message, ...]] = deque(maxlen=_MOST_SESSIONS)
@@ -77,7 +74,8 @@ class Ahead:
 
     def expect(self, messages: Sequence[Message]) -> None:
         """A session will have to do without some of its results soon; returns at once."""
-        if not self._works:
+        wish = self._current.router.ahead_of_need
+        if wish == "off" or (wish == "auto" and not self._has_own_device):
             return
         self._sessions.append(tuple(messages))
         if self._task is None or self._task.done():
@@ -94,6 +92,11 @@ class Ahead:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def _limits(self) -> Limits:
+        router = self._current.router
+        return Limits(router.chunk_tokens, router.summary_chars_max)
 
     def _choose(self, key: str) -> str:
         return self._summaries.settle(key, ("",))[0]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.catalogue import Catalogue, Entry, Installed
-from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, RequestCancelled, ServiceError
+from server.config import Current
+from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, ServiceError, Stopping
 from server.engine.engine import CacheTiers, EngineState
 from server.engine.figures import Figures
 from server.engine.llamacpp.library import Library
@@ -86,7 +87,7 @@ class Fleet:
         library: Library,
         nvml: Nvml,
         *,
-        max_context_tokens: int,
+        current: Current,
         disk_cache: DiskCache,
         crashes: Crashes,
     ) -> None:
@@ -94,7 +95,7 @@ class Fleet:
         devices = Devices(library, nvml)
         self._placements = Placements(devices)
         self._loader = Loader(catalogue, library, self._placements, disk_cache, Risks(crashes, devices))
-        self._max_context_tokens = max_context_tokens
+        self._current = current
         self._berths: dict[str, _Berth] = {}
         self._departing: set[_Berth] = set()
         self._devices: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -227,6 +228,16 @@ class Fleet:
         """Models that are being loaded, with the part of their weights that is there."""
         return self._loader.progress()
 
+    def beats(self) -> dict[str, float]:
+        """What changes with every step of a model that works, or is being loaded; idle ones are left out."""
+        working = {
+            berth.entry.name.display: berth.loaded.engine.beats
+            for berth in self._berths.values()
+            if berth.loaded is not None
+        }
+        at_work = {name: float(beats) for name, beats in working.items() if beats is not None}
+        return at_work | {f"loading {name}": part for name, part in self._loader.progress().items()}
+
     async def sight(self) -> Sight:
         """The devices that models are on, and what is wrong with the cards."""
         margins: dict[str, int] = {}
@@ -259,6 +270,7 @@ class Fleet:
     async def close(self) -> None:
         """Unload everything; requests under way end with an error, and no new ones are taken."""
         self._closed = True
+        self._loader.stop()
         for berth in (*self._berths.values(), *self._departing):
             self._stop_clock(berth)
             async with berth.lock:
@@ -342,8 +354,8 @@ class Fleet:
 
     async def _grow(self, loaded: Loaded, context_tokens: int | None) -> None:
         """Give a request the window that it asks for, if model, settings and memory allow it."""
-        trained = loaded.installed.header.context_length or self._max_context_tokens
-        wanted = min(context_tokens or 0, trained, self._max_context_tokens)
+        largest = self._current.router.max_ctx_size
+        wanted = min(context_tokens or 0, loaded.installed.header.context_length or largest, largest)
         if wanted <= loaded.context_tokens:
             return
         name = loaded.installed.entry.name.display
@@ -428,7 +440,7 @@ class Fleet:
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
-            raise RequestCancelled("the service is stopping")
+            raise Stopping
 
 
 def _expiry(berth: _Berth) -> datetime.datetime | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.catalogue import Catalogue, Entry, Installed
 from server.chat.template import ChatTemplate
-from server.domain.errors import ModelLoadFailed, ServiceError
+from server.domain.errors import ModelLoadFailed, ServiceError, Stopping
 from server.engine.embeddings import Embedder
 from server.engine.engine import Engine, EngineSpec
 from server.engine.llamacpp.library import Library
@@ -76,6 +76,11 @@ class Loader:
         self._disk_cache = disk_cache
         self._risks = risks
         self._progress: dict[str, float] = {}
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Give up what is being loaded: the service is stopping."""
+        self._stopping = True
 
     def progress(self) -> Mapping[str, float]:
         """Models that are being loaded, with the part of their weights that is there."""
@@ -137,6 +142,10 @@ class Loader:
             engine = Engine.load(
                 self._library, spec, progress=lambda part: self._note_progress(name, started_s, part)
             )
+        except ServiceError:
+            if self._stopping:
+                raise Stopping from None
+            raise
         finally:
             self._progress.pop(name, None)
         try:
@@ -146,11 +155,12 @@ class Loader:
             raise ModelLoadFailed(f"{spec.path}: {error}") from error
         return Loaded(installed, engine, template, placement)
 
-    def _note_progress(self, name: str, started_s: float, part: float) -> None:
+    def _note_progress(self, name: str, started_s: float, part: float) -> bool:
         before, self._progress[name] = self._progress.get(name, 0.0), part
         quarter_passed = int(before * 4) < int(part * 4) < 4  # noqa: PLR2004
         if quarter_passed and time.monotonic() - started_s > SLOW_LOAD_S:
             logger.info("%s: %.0f %% loaded", name, part * 100)
+        return not self._stopping
 
 
 def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> EngineSpec:

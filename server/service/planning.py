@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.catalogue import Entry, Role
-from server.config import RouterSettings
+from server.config import Current, RouterSettings
 from server.domain.chat import ChatRequest, Message, Policy
 from server.engine.pace import Speed
 from server.routing.agents import agent_signs, is_summarising
@@ -47,22 +47,15 @@ class Explanation:
 class Planner:
     """The router's settings at work. It remembers what the requests of a session have in common."""
 
-    def __init__(self, router: RouterSettings) -> None:
+    def __init__(self, current: Current) -> None:
+        self._current = current
         self._counts = Remembered[int](_MOST_COUNTS)
         self._outlines = Remembered[Outline | None](_MOST_OUTLINES)
-        self._summaries_by_helper = router.summaries_by_helper
-        self._thresholds = Thresholds(
-            router.strategy_a_max,
-            router.strategy_b_max,
-            min_material_chars=2 * router.summary_chars_max,
-            by_chars=router.token_estimator == "chars",  # noqa: S105  # no password
-            summary_tokens=router.summary_chars_max // CHARS_PER_SUMMARY_TOKEN,
-        )
 
     def is_for_helper(self, request: ChatRequest, entry: Entry) -> bool:
         """Whether the helper is to answer a chat that names the generator."""
         return (
-            self._summaries_by_helper
+            self._current.router.summaries_by_helper
             and entry.role is Role.GENERATOR
             and request.policy is None
             and is_summarising(request.messages, has_tools=bool(request.tools))
@@ -73,8 +66,9 @@ class Planner:
         policy = policy_of(request, entry, agent=facts.agent is not None)
         if policy is None:
             return None
+        thresholds = _thresholds_of(self._current.router)
         return await asyncio.to_thread(
-            decide, request.messages, facts, policy, self._thresholds, self._counter(loaded)
+            decide, request.messages, facts, policy, thresholds, self._counter(loaded)
         )
 
     async def squeezed(
@@ -140,6 +134,16 @@ def policy_of(request: ChatRequest, entry: Entry, *, agent: bool) -> Policy | No
     if entry.role is Role.HELPER and policy is Policy.DIRECT:
         return None
     return policy
+
+
+def _thresholds_of(router: RouterSettings) -> Thresholds:
+    return Thresholds(
+        router.strategy_a_max,
+        router.strategy_b_max,
+        min_material_chars=2 * router.summary_chars_max,
+        by_chars=router.token_estimator == "chars",  # noqa: S105  # no password
+        summary_tokens=router.summary_chars_max // CHARS_PER_SUMMARY_TOKEN,
+    )
 
 
 def _opening(messages: Sequence[Message]) -> Sequence[Message]:

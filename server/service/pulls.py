@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from server.catalogue import Catalogue
 from server.catalogue.download import Abandoned
 from server.catalogue.installing import VERIFYING, Order, Progress, bring, enter, order_of
-from server.domain.errors import RequestCancelled, ServiceError
+from server.domain.errors import ServiceError, Stopping
 from server.service.fleet import Fleet
 
 logger = logging.getLogger("llm-optimizer")
@@ -118,7 +118,7 @@ class Pulls:
         """Stop all downloads; what is here of them stays."""
         for job in self._jobs.values():
             job.stopped = True
-            job.tell(RequestCancelled("the service is stopping"))
+            job.tell(Stopping())
 
     async def _run(self, key: str, job: _Job) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from server.catalogue import Catalogue, Entry, Role
 from server.chat.parse import AnswerParser
-from server.config import RouterSettings
+from server.config import Current
 from server.domain.account import Work
 from server.domain.chat import (
     AnswerDelta,
@@ -24,6 +24,7 @@ from server.routing.memory import Summaries
 from server.routing.squeeze import Shortening
 from server.service.access import log_access
 from server.service.ahead import Ahead
+from server.service.drain import Drain
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
 from server.service.guard import Guard
@@ -62,22 +63,22 @@ logger = logging.getLogger("llm-optimizer")
 class Service:
     """Answers requests. Every error that a client can cause or must know is a ServiceError."""
 
-    def __init__(
-        self, fleet: Fleet, catalogue: Catalogue, router: RouterSettings, summaries: Summaries
-    ) -> None:
+    def __init__(self, fleet: Fleet, catalogue: Catalogue, current: Current, summaries: Summaries) -> None:
+        self.current = current
+        self.drain = Drain()
         self.fleet = fleet
         self.catalogue = catalogue
         self.models = Models(catalogue, fleet)
         self.ledger, self.recent = Ledger(), Recent()
         self.ledger.observe(self.recent.add)
         self.ledger.observe(log_access)
-        self.originals = Originals(router.originals_mib * MIB)
-        self._planner = Planner(router)
+        self.originals = Originals(current.router.originals_mib * MIB)
+        self._planner = Planner(current)
         self._summaries = summaries
         self.helped = HelperFigures()
-        self._ahead = Ahead(fleet, catalogue, router, summaries, self.helped)
+        self._ahead = Ahead(fleet, catalogue, current, summaries, self.helped)
         self.guard = Guard(fleet.sight, fleet.gate, _GivingWay(fleet, self._ahead), fleet.faults)
-        summariser = Summariser(fleet, catalogue, router, summaries, self.helped)
+        summariser = Summariser(fleet, catalogue, current, summaries, self.helped)
         self._preparer = Preparer(self._planner, summariser, self._ahead, self.originals)
 
     async def chat(self, request: ChatRequest) -> Reply:
@@ -219,6 +220,10 @@ class Service:
     def unload(self, name: str) -> None:
         """Unload the model ``name`` once it is idle."""
         self.fleet.unload(self.catalogue.find(name))
+
+    async def rest(self) -> None:
+        """Stop what nobody waits for; answers go on."""
+        await self._ahead.close()
 
     async def close(self) -> None:
         """End downloads and answers, and unload everything."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from server.catalogue import Catalogue, Role
-from server.config import RouterSettings
+from server.config import Current, RouterSettings
 from server.domain.errors import ServiceError
 from server.routing.condense import HelperFailed, Limits
 from server.routing.decide import Plan, Strategy
@@ -27,7 +27,7 @@ class Summariser:
         self,
         fleet: Fleet,
         catalogue: Catalogue,
-        router: RouterSettings,
+        current: Current,
         summaries: Summaries,
         figures: HelperFigures,
     ) -> None:
@@ -35,12 +35,7 @@ class Summariser:
         self._fleet = fleet
         self._catalogue = catalogue
         self._summaries = summaries
-        self._timeout_s = router.helper_timeout_s
-        self._limits = Limits(
-            router.chunk_tokens,
-            router.summary_chars_max,
-            rest_chars=_CHARS_PER_TOKEN * router.strategy_a_max,
-        )
+        self._current = current
 
     async def carry_out(self, plan: Plan) -> Shortened:
         """The chat as ``plan`` wants it.
@@ -53,7 +48,8 @@ class Summariser:
         try:
             return await self._with_summaries(plan.division, plan.strategy)
         except TimeoutError as error:
-            raise HelperFailed(f"the helper took longer than {self._timeout_s:g} s") from error
+            timeout_s = self._current.router.helper_timeout_s
+            raise HelperFailed(f"the helper took longer than {timeout_s:g} s") from error
         except ServiceError as error:
             raise HelperFailed(f"the helper failed: {error}") from error
         except HelperFailed:
@@ -65,17 +61,26 @@ class Summariser:
 
     async def _with_summaries(self, division: Division, strategy: Strategy) -> Shortened:
         """The chat with summaries: those of earlier turns, and new ones of what they do not cover."""
-        entry = self._catalogue.of(Role.HELPER)
+        entry, router = self._catalogue.of(Role.HELPER), self._current.router
+        limits = _limits_of(router)
         model = (await self._fleet.inspect(entry)).file.fingerprint
-        known = recall(division, model, self._limits, self._summaries)
-        if (short := resumed(division, known, self._limits)) is not None:
+        known = recall(division, model, limits, self._summaries)
+        if (short := resumed(division, known, limits)) is not None:
             self._figures.reused += short.reused
             return short
         with self._figures.working(ahead=False):
-            async with asyncio.timeout(self._timeout_s), self._fleet.lease(entry) as helper:
-                short = await shorten(division, strategy, LoadedHelper(helper), self._limits, known)
+            async with asyncio.timeout(router.helper_timeout_s), self._fleet.lease(entry) as helper:
+                short = await shorten(division, strategy, LoadedHelper(helper), limits, known)
         self._figures.made += len(short.new_summaries)
         self._figures.reused += short.reused
         if not division.parts.material:
             self._summaries.put(known.key, short.summaries)
         return short
+
+
+def _limits_of(router: RouterSettings) -> Limits:
+    return Limits(
+        router.chunk_tokens,
+        router.summary_chars_max,
+        rest_chars=_CHARS_PER_TOKEN * router.strategy_a_max,
+    )

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from server.catalogue import ModelName, Role
 from server.catalogue.known import find_known, known_models
-from server.config import Settings
+from server.config import ConfigError, Settings
 
 MODELS = known_models()
 
@@ -41,7 +40,7 @@ def test_the_default_settings_find_what_the_list_saves() -> None:
 def test_a_wrong_list_is_an_error(tmp_path: Path, lines: str) -> None:
     file = tmp_path / "catalogue.toml"
     file.write_text(f'[[model]]\nname = "x"\npurpose = "y"\nrepository = "a/b"\n{lines}\n')
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError, match=r"catalogue\.toml: model\.0"):
         known_models(file)
 
 

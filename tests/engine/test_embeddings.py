@@ -18,7 +18,7 @@ from server.domain.errors import (
     ModelLoadFailed,
     PromptTooLong,
     QueueFull,
-    RequestCancelled,
+    Unloaded,
 )
 from server.engine.embeddings import Embedder, packs
 from server.engine.engine import Engine, EngineSpec
@@ -297,7 +297,7 @@ def test_closing_ends_what_is_read_and_what_waits(own_embedder: Embedder) -> Non
     futures = [own_embedder.embed(far_too_much) for _ in range(3)]
     own_embedder.close()
     for future in futures:
-        assert isinstance(future.exception(0), RequestCancelled)
+        assert isinstance(future.exception(0), Unloaded)
     with pytest.raises(EngineFailed, match="unloaded"):
         own_embedder.embed([[1]])
     own_embedder.close()

@@ -17,6 +17,7 @@ from server.domain.errors import (
     PromptTooLong,
     QueueFull,
     RequestCancelled,
+    Unloaded,
 )
 from server.domain.generation import FinishReason, Sampling
 from server.engine.engine import Engine, EngineSpec
@@ -302,7 +303,7 @@ def test_unloading_ends_what_runs(library: Library, embedded_model: Path) -> Non
     doomed = Engine.load(library, EngineSpec(embedded_model, "CPU", 512))
     answers = [ask(doomed, chat("Tell me everything."), max_tokens=400) for _ in range(12)]
     doomed.close()
-    assert all(isinstance(answer.failed().error, RequestCancelled) for answer in answers)
+    assert all(isinstance(answer.failed().error, Unloaded) for answer in answers)
     with pytest.raises(EngineFailed, match="unloaded"):
         ask(doomed, chat("Hello?"))
     with pytest.raises(EngineFailed):
