@@ -7,23 +7,28 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.api.anthropic.wire import MessagesBody
 from server.api.bodies import documented, parse
 from server.api.figures import shortened
 from server.api.http import as_asked, read_json, unless_gone
 from server.api.ollama.wire import ChatBody
+from server.api.openai.chat_wire import ChatBody as OpenAIChatBody
+from server.api.openai.responses_wire import ResponsesBody
+from server.domain.chat import ChatRequest
+from server.domain.errors import InvalidRequest
 from server.service.planning import Explanation
 from server.service.service import Service
 
-EXPLAIN = "/api/router/explain"
+EXPLAIN, CHAT = "/api/router/explain", "/api/chat"
 
 
 def router_router(service: Service) -> APIRouter:
     """The routes; what was shortened is told to this machine only."""
     router = APIRouter()
 
-    async def explain(request: Request) -> Response:
-        body = parse(ChatBody, await read_json(request))
-        wanted = as_asked(body.to_domain(), request)
+    async def explain(request: Request, path: str = CHAT) -> Response:
+        """``path`` is the route that the body is meant for."""
+        wanted = as_asked(_chat(path, await read_json(request)), request)
         return JSONResponse(_explained(await unless_gone(request, service.explain(wanted))))
 
     async def original(request: Request, name: str) -> Response:
@@ -37,6 +42,21 @@ def router_router(service: Service) -> APIRouter:
     router.add_api_route(EXPLAIN, explain, methods=["POST"], openapi_extra=documented(ChatBody))
     router.add_api_route("/api/router/original/{name}", original, methods=["GET"])
     return router
+
+
+def _chat(path: str, body: dict[str, Any]) -> ChatRequest:
+    match path:
+        case "/api/chat":
+            return parse(ChatBody, body).to_domain()
+        case "/v1/chat/completions":
+            return parse(OpenAIChatBody, body).to_domain()
+        case "/v1/responses":
+            return parse(ResponsesBody, body).to_domain()
+        case "/v1/messages":
+            return parse(MessagesBody, body).to_domain(path)
+    raise InvalidRequest(
+        f"{path} is not routed: chats are, at /api/chat, /v1/chat/completions, /v1/responses and /v1/messages"
+    )
 
 
 def _is_local(request: Request) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server import __version__
 from server.api.bodies import documented, encoded, parse
 from server.api.figures import planned_headers, routing_headers, without_effect
 from server.api.guards import request_id
@@ -74,7 +75,8 @@ def _running() -> Response:
 
 
 def _version() -> Response:
-    return JSONResponse({"version": VERSION})
+    """Ollama's body to the letter; the header tells our own commands who answers."""
+    return JSONResponse({"version": VERSION}, headers={"X-LLM-Optimizer-Version": __version__})
 
 
 class _Routes:
