@@ -21,10 +21,9 @@ def base_url(text: str, port: int = OUR_PORT) -> str:
     """
     plain = text.strip(" \t\"'")
     is_url = "://" in plain
-    parts = urlsplit(plain if is_url else f"http://{plain}")
+    parts, named_port = _split(plain if is_url else f"http://{plain}", text)
     if parts.scheme not in _USUAL_PORTS:
         raise ClientError(f'"{text}" must begin with http:// or https://')
-    named_port = _port_of(parts, text)
     shown_port = named_port or (None if is_url else port)
     host = _EVERYWHERE.get(parts.hostname or "127.0.0.1", parts.hostname or "127.0.0.1")
     bracketed = f"[{host}]" if ":" in host else host
@@ -41,8 +40,10 @@ def is_this_machine(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _port_of(parts: SplitResult, text: str) -> int | None:
+def _split(url: str, text: str) -> tuple[SplitResult, int | None]:
     try:
-        return parts.port
+        parts = urlsplit(url)
+        port = parts.port
     except ValueError:
         raise ClientError(f'"{text}" must be an address such as 127.0.0.1:8512 or a URL') from None
+    return parts, port

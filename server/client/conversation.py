@@ -46,13 +46,16 @@ class Conversation:
             raise ClientError("a chat must have a model and a list of messages")
         if not all(isinstance(message, dict) and "role" in message for message in messages):
             raise ClientError("each message must be an object with a role")
+        options = body.get("options") or {}
+        if not isinstance(options, dict):
+            raise ClientError("options must be an object")
         first = messages[0] if messages else {}
         system = str(first.get("content") or "") if first.get("role") == "system" else ""
         return cls(
             model,
             system,
             tuple(messages[1:] if system else messages),
-            dict(body.get("options") or {}),
+            options,
             body.get("think"),
             body.get("format"),
             body.get("keep_alive"),

@@ -38,7 +38,9 @@ class Service:
     All methods raise NotThere and Refused.
     """
 
-    def __init__(self, url: str, key: str | None = None, timeout_s: float | None = None) -> None:
+    def __init__(self, url: str, key: str = "", timeout_s: float | None = None) -> None:
+        if not (key.isascii() and key.isprintable()):
+            raise ClientError(f"{KEY_VARIABLE} holds signs that no key has")
         self.url = url
         self._http = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},

@@ -18,13 +18,21 @@ def bench(
     prompt_tokens: Annotated[
         list[int] | None,
         typer.Option(
-            "--prompt-tokens", "-p", min=1, metavar="N", help=f"Prompts; {PROMPT_TOKENS} if not said."
+            "--prompt-tokens",
+            "-p",
+            min=1,
+            metavar="N",
+            help=f"Length of a prompt in tokens; {PROMPT_TOKENS} if not said.",
         ),
     ] = None,
     answer_tokens: Annotated[
         list[int] | None,
         typer.Option(
-            "--answer-tokens", "-n", min=1, metavar="N", help=f"Answers; {ANSWER_TOKENS} if not said."
+            "--answer-tokens",
+            "-n",
+            min=1,
+            metavar="N",
+            help=f"Length of an answer in tokens; {ANSWER_TOKENS} if not said.",
         ),
     ] = None,
     repetitions: Annotated[

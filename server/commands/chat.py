@@ -58,8 +58,8 @@ def chat(
     r"""Talk with a model. /help lists what else can be typed.
 
     Answers come as they are generated; below each stand strategy, tokens, time to the first one and speed.
-    Three quotes (\"\"\") begin and end a text of several lines, Ctrl-C stops an answer, Ctrl-D ends the chat.
-    From a pipe each line is a question.
+    Three double quotes begin and end a text of several lines, Ctrl-C stops an answer, Ctrl-D ends the chat.
+    From a pipe, each line is a question.
 
     \b
     Examples:
@@ -106,7 +106,10 @@ def _listen(talk: "Talk", history: Path | None) -> None:
 
 def _usual_model(service: "Service") -> str:
     """The generator where it is loaded, else the newest."""
-    loaded = service.get("/health/gpu").get("models", [])
+    try:
+        loaded = service.get("/health/gpu").get("models", [])
+    except Refused:  # the cards may be none of this user's business
+        loaded = []
     generator = next((str(one["name"]) for one in loaded if one.get("role") == "generator"), None)
     names = [generator] if generator else service.names()
     if not names:

@@ -1,6 +1,7 @@
 """What shells complete: names of models, asked of the service that runs, quickly and in silence."""
 
 import contextlib
+import io
 import os
 from collections.abc import MutableMapping
 
@@ -15,7 +16,9 @@ def model_names(ctx: typer.Context, args: list[str], incomplete: str) -> list[st
     from server.client.errors import ClientError
     from server.commands.connecting import service_at
 
-    with contextlib.suppress(ClientError, typer.Exit, KeyError, TypeError):
+    # Settings that are wrong are none of a shell's business.
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with quiet, contextlib.suppress(ClientError, typer.Exit, KeyError, TypeError):
         with service_at(ctx.params.get("url"), ctx.params.get("config"), PATIENCE_S) as service:
             found = [name for name in service.names() if name.startswith(incomplete)]
         return [_what_bash_lacks(name, incomplete) for name in found]

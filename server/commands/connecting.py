@@ -29,7 +29,8 @@ def service_at(url: str | None, config: Path | None, timeout_s: float | None = N
     """The service, not asked yet."""
     from server.client.service import KEY_VARIABLE, Service
 
-    return Service(address_of(url, config, os.environ), os.environ.get(KEY_VARIABLE), timeout_s)
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    return Service(address_of(url, config, os.environ), key, timeout_s)
 
 
 def address_of(url: str | None, config: Path | None, environ: Mapping[str, str]) -> str:

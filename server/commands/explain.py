@@ -57,6 +57,8 @@ def explain(
     captured = read_captured(_text_of(file), POLICY_HEADER)
     if model is not None:
         captured = replace(captured, body={**captured.body, "model": model})
+    if not captured.body.get("model"):
+        end("the request names no model; say which is meant by --model", WRONG_USE)
     with connect(url, config) as service:
         told = service.post(
             f"/api/router/explain?path={quote(captured.path)}", captured.body, _headers(captured, policy)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.client.answers import in_full
-from server.client.captured import read_captured
+from server.client.captured import CHAT, read_captured
 from server.client.conversation import Conversation
 from server.client.errors import ClientError
 from server.client.near import near
@@ -167,7 +167,10 @@ def _load(talk: Talk, text: str) -> None:
         raise ClientError(f"there is no file {file}; /model chooses a model") from None
     except ValueError:
         raise ClientError(f"{file} is no text") from None
-    talk.conversation = Conversation.of(read_captured(content, POLICY_HEADER).body)
+    captured = read_captured(content, POLICY_HEADER)
+    if captured.path != CHAT:
+        raise ClientError(f"{file} is a request to {captured.path}; those to {CHAT} can be gone on with")
+    talk.conversation = Conversation.of(captured.body)
     talk.own_files.add(str(file))
     count = len(talk.conversation.messages)
     talk.say(f"{count} messages with {talk.conversation.model} from {file}")
