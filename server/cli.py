@@ -9,7 +9,7 @@ import typer
 from server import __version__
 from server.commands.bench import bench
 from server.commands.chat import chat
-from server.commands.completing import join_at_colons
+from server.commands.completing import whole_names_in_bash
 from server.commands.doctor import doctor
 from server.commands.explain import explain
 from server.commands.failing import CommandGroup
@@ -63,5 +63,5 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
-    join_at_colons(os.environ)
-    command_line()()
+    with whole_names_in_bash(os.environ):
+        command_line()()

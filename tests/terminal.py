@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tests.running import PROJECT
 
 PATIENCE_S = 60.0
+_SHOWN = 500
 
 
 class Terminal:
@@ -38,8 +39,7 @@ class Terminal:
             if found := re.compile(pattern).search(self.seen, self._read_to):
                 self._read_to = found.end()
                 return found
-            assert time.monotonic() < deadline, f"{pattern!r} did not come: {self.seen[self._read_to :]!r}"
-            assert self._look(deadline), f"it ended before {pattern!r}: {self.seen[self._read_to :]!r}"
+            assert self._look(deadline), f"{pattern!r} did not come: {self.seen[self._read_to :][-_SHOWN:]!r}"
 
     def end(self) -> int:
         """The exit code, once it has ended by itself."""
@@ -49,7 +49,7 @@ class Terminal:
         return self._process.wait(timeout=PATIENCE_S)
 
     def _look(self, deadline: float) -> bool:
-        """Read what there is; False: nothing will come any more."""
+        """Read what there is; False: nothing came until then, or nothing will come any more."""
         ready, _, _ = select.select([self._controller], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             return False

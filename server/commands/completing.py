@@ -2,13 +2,12 @@
 
 import contextlib
 import io
-import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 
 import typer
 
 PATIENCE_S = 0.5
-_BASH = "complete_bash"
+VARIABLE, BASH = "_LLM_OPTIMIZER_COMPLETE", "complete_bash"
 
 
 def model_names(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
@@ -17,39 +16,46 @@ def model_names(ctx: typer.Context, args: list[str], incomplete: str) -> list[st
     from server.commands.connecting import service_at
 
     # Settings that are wrong are none of a shell's business.
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with quiet, contextlib.suppress(ClientError, typer.Exit, KeyError, TypeError):
-        with service_at(ctx.params.get("url"), ctx.params.get("config"), PATIENCE_S) as service:
-            found = [name for name in service.names() if name.startswith(incomplete)]
-        return [_what_bash_lacks(name, incomplete) for name in found]
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.suppress(ClientError, typer.Exit, KeyError, TypeError),
+        service_at(ctx.params.get("url"), ctx.params.get("config"), PATIENCE_S) as service,
+    ):
+        return [name for name in service.names() if name.startswith(incomplete)]
     return []
 
 
-def join_at_colons(environ: MutableMapping[str, str]) -> None:
-    """Bash takes colons for the ends of words, and all models have one in their names: put together what
-    belongs together. The words are the lines of COMP_WORDS; COMP_CWORD is the number of the one at hand."""
-    if not any(name.endswith("_COMPLETE") and value == _BASH for name, value in environ.items()):
+@contextlib.contextmanager
+def whole_names_in_bash(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Bash takes colons for the ends of words, and all models have one in their names: while it asks for
+    completions, put together what belongs together, and answer with what stands behind the last colon.
+
+    The words are the lines of COMP_WORDS; COMP_CWORD is the number of the one to be completed.
+    """
+    if environ.get(VARIABLE) != BASH:
+        yield
         return
-    words = environ.get("COMP_WORDS", "").split("\n")
-    number = int(environ.get("COMP_CWORD", "0"))
-    joined, place = _joined(words, number)
-    environ["COMP_WORDS"], environ["COMP_CWORD"] = "\n".join(joined), str(place)
+    words, number = joined(environ["COMP_WORDS"].split("\n"), int(environ["COMP_CWORD"]))
+    environ["COMP_WORDS"], environ["COMP_CWORD"] = "\n".join(words), str(number)
+    word = words[number] if number < len(words) else ""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(told):
+            yield
+    finally:
+        for line in told.getvalue().splitlines():
+            typer.echo(line.removeprefix(word[: word.rfind(":") + 1]))
 
 
-def _joined(words: list[str], number: int) -> tuple[list[str], int]:
-    joined: list[str] = []
+def joined(words: list[str], number: int) -> tuple[list[str], int]:
+    """The words with those in one that a colon has parted, and the new number of the one at ``number``."""
+    whole: list[str] = []
     place = 0
     for at, word in enumerate(words):
-        if joined and at > 1 and (word == ":" or joined[-1].endswith(":")):
-            joined[-1] += word
+        if whole and (word == ":" or whole[-1].endswith(":")):
+            whole[-1] += word
         else:
-            joined.append(word)
+            whole.append(word)
         if at == number:
-            place = len(joined) - 1
-    return joined, place
-
-
-def _what_bash_lacks(name: str, incomplete: str) -> str:
-    """It replaces what stands behind the last colon only."""
-    is_bash = any(key.endswith("_COMPLETE") and value == _BASH for key, value in os.environ.items())
-    return name[incomplete.rfind(":") + 1 :] if is_bash else name
+            place = len(whole) - 1
+    return whole, place

@@ -26,13 +26,16 @@ class Screen:
 
     def show(self, pieces: Iterable[Piece], waiting_for: str) -> None:
         """Print them while they come; a terminal shows a sign of life until the first one."""
+        status = self._out.status(waiting_for, spinner_style="dim")
         try:
-            with self._out.status(waiting_for, spinner_style="dim") as status:
-                for piece in pieces:
-                    if piece.words or self.show_thinking:
-                        status.stop()
-                    self._print(piece)
+            # Not "with": Ctrl-C may come while it starts.
+            status.start()
+            for piece in pieces:
+                if piece.words or self.show_thinking:
+                    status.stop()
+                self._print(piece)
         finally:
+            status.stop()
             self._end()
 
     def _end(self) -> None:
