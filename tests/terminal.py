@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from tests.running import PROJECT
 
 PATIENCE_S = 60.0
+SPINNER_ENDS = r"\x1b\[\?25h"
+"""The cursor is shown again."""
+
 _SHOWN = 500
 
 

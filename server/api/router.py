@@ -1,6 +1,7 @@
 """``/api/router``: what would be done with a chat and why, and the texts that were shortened."""
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -21,6 +22,14 @@ from server.service.service import Service
 
 EXPLAIN, CHAT = "/api/router/explain", "/api/chat"
 
+Body = ChatBody | OpenAIChatBody | ResponsesBody | MessagesBody
+_BODIES: Mapping[str, type[Body]] = {
+    CHAT: ChatBody,
+    "/v1/chat/completions": OpenAIChatBody,
+    "/v1/responses": ResponsesBody,
+    "/v1/messages": MessagesBody,
+}
+
 
 def router_router(service: Service) -> APIRouter:
     """The routes; what was shortened is told to this machine only."""
@@ -28,7 +37,8 @@ def router_router(service: Service) -> APIRouter:
 
     async def explain(request: Request, path: str = CHAT) -> Response:
         """``path`` is the route that the body is meant for."""
-        wanted = as_asked(_chat(path, await read_json(request)), request)
+        body = parse(_kind_of(path), await read_json(request))
+        wanted = as_asked(_chat(body), request)
         return JSONResponse(_explained(await unless_gone(request, service.explain(wanted))))
 
     async def original(request: Request, name: str) -> Response:
@@ -44,19 +54,15 @@ def router_router(service: Service) -> APIRouter:
     return router
 
 
-def _chat(path: str, body: dict[str, Any]) -> ChatRequest:
-    match path:
-        case "/api/chat":
-            return parse(ChatBody, body).to_domain()
-        case "/v1/chat/completions":
-            return parse(OpenAIChatBody, body).to_domain()
-        case "/v1/responses":
-            return parse(ResponsesBody, body).to_domain()
-        case "/v1/messages":
-            return parse(MessagesBody, body).to_domain(path)
-    raise InvalidRequest(
-        f"{path} is not routed: chats are, at /api/chat, /v1/chat/completions, /v1/responses and /v1/messages"
-    )
+def _kind_of(path: str) -> type[Body]:
+    kind = _BODIES.get(path)
+    if kind is None:
+        raise InvalidRequest(f"{path} is not routed: chats are, at {', '.join(_BODIES)}")
+    return kind
+
+
+def _chat(body: Body) -> ChatRequest:
+    return body.to_domain("/v1/messages") if isinstance(body, MessagesBody) else body.to_domain()
 
 
 def _is_local(request: Request) -> bool:

@@ -42,7 +42,7 @@ def bench(
     url: Url = None,
     config: Config = None,
 ) -> None:
-    r"""Measure how fast a model reads and generates.
+    """Measure how fast a model reads and generates.
 
     In tokens a second: pp is reading a prompt, tg is generating. Prompts are words in random order, new ones
     each time, so that no cache has them; they go to the model without template and router. Beside the speeds

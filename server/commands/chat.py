@@ -55,7 +55,7 @@ def chat(
     url: Url = None,
     config: Config = None,
 ) -> None:
-    r"""Talk with a model. /help lists what else can be typed.
+    """Talk with a model. /help lists what else can be typed.
 
     Answers come as they are generated; below each stand strategy, tokens, time to the first one and speed.
     Three double quotes begin and end a text of several lines, Ctrl-C stops an answer, Ctrl-D ends the chat.

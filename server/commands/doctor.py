@@ -18,7 +18,7 @@ def doctor(
         bool, typer.Option("--verify", help="Read all model files and check their sha256; takes a while.")
     ] = False,
 ) -> None:
-    r"""Look whether this machine can run the service, and say what to do where it cannot.
+    """Look whether this machine can run the service, and say what to do where it cannot.
 
     Exit codes: 0 no fault (warnings may be), 1 faults, 2 wrong configuration.
 

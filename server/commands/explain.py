@@ -46,7 +46,7 @@ def explain(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    r"""Say what the router would do with a request, and why.
+    """Say what the router would do with a request, and why.
 
     \b
     Examples:

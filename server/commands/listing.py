@@ -9,7 +9,7 @@ from server.commands.tables import ago, now, print_json, print_table, size
 
 
 def list_models(url: Url = None, config: Config = None, as_json: Json = False) -> None:
-    r"""List the models that are here, loaded or not.
+    """List the models that are here, loaded or not.
 
     \b
     Examples:

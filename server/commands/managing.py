@@ -15,7 +15,7 @@ Models = Annotated[
 
 
 def rm(models: Models, url: Url = None, config: Config = None) -> None:
-    r"""Remove models.
+    """Remove models.
 
     The name goes, and the file when no other name uses it. The two models of the settings are refused: they
     would come back.
@@ -36,7 +36,7 @@ def cp(
     url: Url = None,
     config: Config = None,
 ) -> None:
-    r"""Give a model another name, which takes no room of its own.
+    """Give a model another name, which takes no room of its own.
 
     \b
     Examples:
@@ -48,7 +48,7 @@ def cp(
 
 
 def stop(models: Models, url: Url = None, config: Config = None) -> None:
-    r"""Unload models from memory.
+    """Unload models from memory.
 
     What they are answering is answered first; the next request loads them again.
 

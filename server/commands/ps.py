@@ -11,7 +11,7 @@ from server.commands.tables import ago, now, print_json, print_table, size
 
 
 def ps(url: Url = None, config: Config = None, as_json: Json = False) -> None:
-    r"""Show the models in memory: where, how busy, until when.
+    """Show the models in memory: where, how busy, until when.
 
     \b
     Examples:

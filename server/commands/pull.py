@@ -33,7 +33,7 @@ def pull(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --list: print JSON.")] = False,
 ) -> None:
-    r"""Download models, whether a service runs or not; it serves them at once.
+    """Download models, whether a service runs or not; it serves them at once.
 
     What broke off goes on where it stopped. HF_ENDPOINT names a mirror, HF_TOKEN an account.
 

@@ -58,7 +58,7 @@ def run(
     url: Url = None,
     config: Config = None,
 ) -> None:
-    r"""Ask a model once, and print its answer as it comes.
+    """Ask a model once, and print its answer as it comes.
 
     The answer goes to the output, all else (thinking, figures) to the errors.
 

@@ -32,7 +32,7 @@ def serve(
         Path | None, typer.Option(metavar="GGUF", help="File for the helper; its name stays as configured.")
     ] = None,
 ) -> None:
-    r"""Load both models and serve them until Ctrl-C or SIGTERM.
+    """Load both models and serve them until Ctrl-C or SIGTERM.
 
     Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong configuration.
 

@@ -35,7 +35,7 @@ def show(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    r"""Show what a model is, what it can and how it is set up.
+    """Show what a model is, what it can and how it is set up.
 
     \b
     Examples:

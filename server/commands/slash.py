@@ -52,6 +52,14 @@ def obey(talk: Talk, text: str) -> None:
         talk.complain(str(error))
 
 
+def table() -> str:
+    """All of them as a table in Markdown."""
+    rows = (
+        f"| `{name}{' ' * bool(one.wants)}{one.wants}` | {one.purpose} |\n" for name, one in COMMANDS.items()
+    )
+    return "| command | |\n|---|---|\n" + "".join(rows).replace("[on|off]", "[on\\|off]")
+
+
 def completions(talk: Talk, line: str) -> list[str]:
     """What may stand for the last word of a line."""
     name, space, rest = line.partition(" ")

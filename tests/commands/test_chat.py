@@ -16,10 +16,9 @@ from server.commands.slash import COMMANDS, completions, obey
 from server.commands.talk import Talk
 from tests.commands.typed import typed
 from tests.running import RunningServer
-from tests.terminal import terminal
+from tests.terminal import SPINNER_ENDS, terminal
 
 MODEL, HELPER = "smollm2:135m", "smollm2:135m-helper"
-SPINNER_ENDS = r"\x1b\[\?25h"
 
 
 @pytest.fixture

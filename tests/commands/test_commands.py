@@ -15,6 +15,7 @@ from tests.api.workshop import BIG, EMBED, PULLED, Workshop
 from tests.client.fake_service import Canned, fake_service
 from tests.commands.typed import typed
 from tests.running import PROJECT, RunningServer
+from tests.terminal import SPINNER_ENDS, terminal
 
 MODEL, HELPER = "smollm2:135m", "smollm2:135m-helper"
 TALKING = ("chat", "ps", "list", "show", "explain", "bench", "cp", "rm", "stop", "run")
@@ -167,9 +168,13 @@ def test_a_captured_request_is_explained(server: RunningServer, tmp_path: Path) 
     assert lines["summary"].endswith("by the helper")
     assert typed("explain", "-", url=server.url, text=json.dumps(body)).out == done.out
 
-    capture = {"method": "POST", "path": "/v1/chat/completions", "headers": {}, "body": body}
-    file.write_text(json.dumps(capture))
-    assert typed("explain", str(file), url=server.url).out == done.out
+    for path, other in (
+        ("/v1/chat/completions", body),
+        ("/v1/messages", {**body, "max_tokens": 100}),
+        ("/v1/responses", {"model": MODEL, "input": body["messages"]}),
+    ):
+        file.write_text(json.dumps({"method": "POST", "path": path, "headers": {}, "body": other}))
+        assert typed("explain", str(file), url=server.url).out == done.out, path
     direct = json.loads(typed("explain", str(file), "--policy", "direct", "--json", url=server.url).out)
     assert (direct["strategy"], direct["reason"]) == ("A", "the policy is direct")
     helper = json.loads(typed("explain", str(file), "--model", HELPER, "--json", url=server.url).out)
@@ -288,6 +293,15 @@ def test_which_address_is_meant(tmp_path: Path) -> None:
 
 def test_the_variables_of_the_client_are_no_faulty_settings() -> None:
     load_settings(None, {"LLM_OPTIMIZER_URL": ":1", "LLM_OPTIMIZER_API_KEY": "secret"}, {})
+
+
+def test_ctrl_c_stops_an_answer(server: RunningServer) -> None:
+    question = "Count to a thousand."
+    with terminal(["run", MODEL, question, "--no-think"], {"LLM_OPTIMIZER_URL": server.url}) as shown:
+        shown.wait_for(f"{SPINNER_ENDS}.*\\w+ ")
+        shown.press_ctrl_c()
+        assert shown.end() == 130
+    assert "Traceback" not in shown.seen
 
 
 def test_a_pipe_that_nobody_reads_any_more(server: RunningServer) -> None:
