@@ -1,10 +1,13 @@
 """``llm-optimizer pull``: models of the hub without a running service, and whether they are still whole."""
 
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -21,7 +24,7 @@ from rich.progress import Progress as Bars
 from server.catalogue import Catalogue
 from server.catalogue.checking import Verdict, check, checkable
 from server.catalogue.installing import Order, Progress, Tell, bring, enter, order_of
-from server.catalogue.known import Known, find_known
+from server.catalogue.known import find_known
 from server.catalogue.names import ModelName
 from server.config import Settings
 from server.domain.errors import ServiceError
@@ -31,6 +34,18 @@ DONE, FAILED, STOPPED = 0, 1, 130
 
 STEP = 0.05
 """The part of a file after which a line is written where no bar can be drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What there is to pull. ``repository`` None: only what is here; ``file`` None: whichever is usual."""
+
+    name: str
+    present: bool
+    size_bytes: int | None
+    path: Path
+    repository: str | None
+    file: str | None
 
 
 class PullCommand:
@@ -55,9 +70,25 @@ class PullCommand:
 
     def show(self, names: Sequence[str]) -> int:
         """Say what there is to pull, and what of it is here."""
+        return self._for_each(names or self._all(), self._show_one, "is not listed")
+
+    def show_as_json(self, names: Sequence[str]) -> int:
+        """The same for programs: one list."""
+        found: list[dict[str, Any]] = []
+
+        def keep(name: str) -> bool:
+            listed = self._look_up(name)
+            found.append({**asdict(listed), "path": str(listed.path)})
+            return True
+
+        code = self._for_each(names or self._all(), keep, "is not listed")
+        self._say(json.dumps(found, indent=2))
+        return code
+
+    def _all(self) -> list[str]:
         known = [*self._configured(), *(model.name for model in self._catalogue.known)]
         unique = {ModelName.parse(name).full.casefold(): name for name in reversed(known)}
-        return self._for_each(names or [*reversed(unique.values())], self._list_one, "is not listed")
+        return [*reversed(unique.values())]
 
     def _configured(self) -> list[str]:
         return [entry.name.display for entry in self._catalogue.configured]
@@ -112,16 +143,28 @@ class PullCommand:
         (self._say if found.verdict is Verdict.WHOLE else self._complain)(line)
         return found.verdict is Verdict.WHOLE
 
-    def _list_one(self, name: str) -> bool:
+    def _look_up(self, name: str) -> Listed:
         order = order_of(self._catalogue, name)
         known = find_known(self._catalogue.known, order.name)
         entry = self._catalogue.look_up(order.name)
         path = entry.settings.path if entry else self._catalogue.models_dir / f"{order.name.file_stem}.gguf"
-        state = "present" if path.is_file() else "missing"
-        self._say(f"{name:<24} {state:<8} {_size(known, path):>8}  {path}")
-        if order.source is not None:
-            file = order.source.file or order.source.quant or "the usual quantisation"
-            self._say(f"{'':<24} from {order.source.repository}, {file}")
+        present = path.is_file()
+        return Listed(
+            name,
+            present,
+            path.stat().st_size if present else known.size_bytes if known else None,
+            path,
+            order.source.repository if order.source else None,
+            order.source.file or order.source.quant if order.source else None,
+        )
+
+    def _show_one(self, name: str) -> bool:
+        listed = self._look_up(name)
+        state = "present" if listed.present else "missing"
+        size = f"{listed.size_bytes / 1e9:.1f} GB" if listed.size_bytes else "?"
+        self._say(f"{name:<24} {state:<8} {size:>8}  {listed.path}")
+        if listed.repository is not None:
+            self._say(f"{'':<24} from {listed.repository}, {listed.file or 'the usual quantisation'}")
         return True
 
     def _say(self, text: str) -> None:
@@ -193,8 +236,3 @@ class _Lines:
         figures = f"{step.completed_bytes / 1e9:.2f} of {step.total_bytes / 1e9:.2f} GB"
         text = f"{self._name}: {step.status}" + (f", {figures}" if step.total_bytes else "")
         self._out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _size(known: Known | None, path: Path) -> str:
-    size_bytes = path.stat().st_size if path.is_file() else known and known.size_bytes
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes else "?"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import server
+from server.cli import COMMANDS
+from tests.commands.typed import typed
 from tests.running import PROJECT, RunningServer, embedded_config, serving
 
 
@@ -31,12 +33,38 @@ def test_version_is_the_packages() -> None:
     assert (done.returncode, done.stdout) == (0, f"llm-optimizer {server.__version__}\n")
 
 
-@pytest.mark.parametrize(("command", "page"), [("serve", "README.md"), ("pull", "docs/models.md")])
-def test_the_pages_show_the_real_help(command: str, page: str) -> None:
-    text = (PROJECT / page).read_text()
-    shown = text.partition(f"<!-- {command} --help -->\n```\n")[2].partition("\n```\n")[0]
-    real = run(command, "--help").stdout.replace("python -m server", "llm-optimizer").strip()
-    assert shown == real
+def test_the_pages_show_the_real_help_of_every_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/help_pages.py", "--check"],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_has_an_example(command: str) -> None:
+    done = typed(command, "--help")
+    assert done.code == 0
+    assert f"Examples:\n    llm-optimizer {command}" in done.out
+
+
+def test_help_loads_nothing_that_is_slow() -> None:
+    slow = ("rich", "httpx2", "fastapi", "llama_cpp", "numpy", "server.config", "server.engine")
+    program = (
+        "import sys\nfrom server.cli import command_line\n"
+        "command_line()(['run', '--help'], standalone_mode=False)\n"
+        f"sys.exit(str([name for name in {slow!r} if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Ask a model once" in done.stdout
+    assert done.stderr == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """``llm-optimizer pull`` as a user types it, against a hub of the test's own."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -249,6 +250,12 @@ def test_the_list(shell: Shell, tiny: bytes) -> None:
     assert states["qwen3:1.7b"] == states["qwen2.5-coder:7b"] == "missing"
     assert "from unsloth/Qwen3-1.7B-GGUF, Qwen3-1.7B-Q4_K_M.gguf" in out
     assert shell.hub.ranges == []
+    code, out, errors = shell.run("--list", "--json", "qwen3:4b", "nothing", "--config", str(shell.config))
+    assert (code, errors.startswith("nothing is not listed")) == (1, True)
+    [listed] = json.loads(out)
+    path = str(shell.folder / "qwen3@4b.gguf")
+    assert (listed["name"], listed["present"], listed["path"]) == ("qwen3:4b", True, path)
+    assert listed["size_bytes"] == len(tiny)
 
 
 def test_one_of_two_wishes(shell: Shell) -> None:

@@ -1,29 +1,44 @@
 """``/api/router``: what would be done with a chat and why, and the texts that were shortened."""
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.api.anthropic.wire import MessagesBody
 from server.api.bodies import documented, parse
 from server.api.figures import shortened
 from server.api.http import as_asked, read_json, unless_gone
 from server.api.ollama.wire import ChatBody
+from server.api.openai.chat_wire import ChatBody as OpenAIChatBody
+from server.api.openai.responses_wire import ResponsesBody
+from server.domain.chat import ChatRequest
+from server.domain.errors import InvalidRequest
 from server.service.planning import Explanation
 from server.service.service import Service
 
-EXPLAIN = "/api/router/explain"
+EXPLAIN, CHAT = "/api/router/explain", "/api/chat"
+
+Body = ChatBody | OpenAIChatBody | ResponsesBody | MessagesBody
+_BODIES: Mapping[str, type[Body]] = {
+    CHAT: ChatBody,
+    "/v1/chat/completions": OpenAIChatBody,
+    "/v1/responses": ResponsesBody,
+    "/v1/messages": MessagesBody,
+}
 
 
 def router_router(service: Service) -> APIRouter:
     """The routes; what was shortened is told to this machine only."""
     router = APIRouter()
 
-    async def explain(request: Request) -> Response:
-        body = parse(ChatBody, await read_json(request))
-        wanted = as_asked(body.to_domain(), request)
+    async def explain(request: Request, path: str = CHAT) -> Response:
+        """``path`` is the route that the body is meant for."""
+        body = parse(_kind_of(path), await read_json(request))
+        wanted = as_asked(_chat(body), request)
         return JSONResponse(_explained(await unless_gone(request, service.explain(wanted))))
 
     async def original(request: Request, name: str) -> Response:
@@ -37,6 +52,17 @@ def router_router(service: Service) -> APIRouter:
     router.add_api_route(EXPLAIN, explain, methods=["POST"], openapi_extra=documented(ChatBody))
     router.add_api_route("/api/router/original/{name}", original, methods=["GET"])
     return router
+
+
+def _kind_of(path: str) -> type[Body]:
+    kind = _BODIES.get(path)
+    if kind is None:
+        raise InvalidRequest(f"{path} is not routed: chats are, at {', '.join(_BODIES)}")
+    return kind
+
+
+def _chat(body: Body) -> ChatRequest:
+    return body.to_domain("/v1/messages") if isinstance(body, MessagesBody) else body.to_domain()
 
 
 def _is_local(request: Request) -> bool:

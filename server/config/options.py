@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from server.config.settings import Settings
 
 ENV_PREFIX = "LLM_OPTIMIZER_"
+CLIENT_ENV_NAMES = ("LLM_OPTIMIZER_URL", "LLM_OPTIMIZER_API_KEY")
+"""Variables with that prefix which are no settings: commands that talk to a service read them."""
 _SHORT_ENV_NAMES = MappingProxyType(
     {
         "router.strategy_a_max": "STRATEGY_A_MAX",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from server.config.errors import ConfigError
-from server.config.options import ENV_PREFIX, OPTIONS, SECTIONS, Option, toml_text
+from server.config.options import CLIENT_ENV_NAMES, ENV_PREFIX, OPTIONS, SECTIONS, Option, toml_text
 
 _LONGEST_SHOWN = 120
 
@@ -87,7 +87,7 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
     faults = tuple(
         f"{name} is not a setting (environment)" + _suggestion(name.upper(), known)
         for name in environ
-        if name.upper().startswith(ENV_PREFIX) and name not in known
+        if name.upper().startswith(ENV_PREFIX) and name not in known and name not in CLIENT_ENV_NAMES
     )
     return Layer(given, faults)
 

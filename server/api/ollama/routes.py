@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from server import __version__
 from server.api.accounting import account_of
 from server.api.bodies import documented, encoded, parse
 from server.api.figures import planned_headers, routing_headers, without_effect
@@ -69,7 +70,8 @@ def _add_get_and_head(router: APIRouter, path: str, answer: Callable[[], Respons
 
 
 def _version() -> Response:
-    return JSONResponse({"version": VERSION})
+    """Ollama's body to the letter; the header tells our own commands who answers."""
+    return JSONResponse({"version": VERSION}, headers={"X-LLM-Optimizer-Version": __version__})
 
 
 class _Routes:
