@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from server import __version__
+from server.api.access import Access
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
-from server.api.guards import Guard, is_loopback, request_id
+from server.api.guards import RETRY_AFTER_S, Guard, is_loopback, request_id
 from server.api.health import health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
@@ -23,7 +24,7 @@ from server.api.openai.routes import openai_router
 from server.api.router import router_router
 from server.catalogue import Catalogue
 from server.config import Settings
-from server.domain.errors import QueueFull, ServiceError
+from server.domain.errors import BodyTooLarge, QueueFull, ServiceError
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
@@ -34,9 +35,6 @@ from server.service.placement import MIB
 from server.service.service import Service
 
 logger = logging.getLogger("llm-optimizer")
-
-RETRY_AFTER_S = "2"
-"""A short answer's time: the queue has room again as soon as one is done."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -57,8 +55,9 @@ def build_service(settings: Settings) -> Service:
     return Service(fleet, catalogue, settings.router, summaries)
 
 
-def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastAPI:
-    """The HTTP application over a service; ``lifespan`` starts and stops what it needs."""
+def build_app(service: Service, settings: Settings, access: Access, lifespan: Lifespan) -> FastAPI:
+    """The HTTP application over a service, for those whom ``access`` lets in; ``lifespan`` starts and stops
+    what it needs."""
     app = FastAPI(
         title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
@@ -74,6 +73,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
         Guard,
         origins=settings.origins,
         check_host=all(is_loopback(host) for host, _ in settings.addresses),
+        access=access,
         refusal=refusal,
     )
     return app
@@ -90,6 +90,9 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         request_id(request.scope),
     )
     answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
+    if isinstance(error, BodyTooLarge):
+        # Nobody knows how much of it is still to come.
+        answer.headers["connection"] = "close"
     if isinstance(error, QueueFull):
         answer.headers["retry-after"] = RETRY_AFTER_S
     return answer

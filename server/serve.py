@@ -14,9 +14,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from server import __version__
+from server.api.access import Access
+from server.api.connections import connections, room_for_connections
+from server.api.guards import is_loopback
 from server.app import build_app, build_service
 from server.catalogue import Entry
-from server.config import Settings
+from server.config import ConfigError, Settings, read_keys
 from server.domain.errors import ServiceError
 from server.service.service import Service
 from server.sockets import listening
@@ -36,18 +39,45 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises:
         CannotServe: an address is taken, or no model at all can be loaded.
     """
+    access = _access(settings)
     sockets = bind(settings.addresses)
+    for warning in warnings_of(settings.addresses, access):
+        logger.warning("%s", warning)
     service = build_service(settings)
     startup = _Startup(service, lambda: announce(greeting(service, sockets)))
-    app = build_app(service, settings, startup.running)
+    app = build_app(service, settings, access, startup.running)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, server_header=False
+        app,
+        http=connections(room_for_connections()),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        server_header=False,
     )
     server = _Server(config, service.close)
     startup.give_up = server.stop
     server.run(sockets=sockets)
     if startup.failure is not None:
         raise CannotServe(startup.failure)
+
+
+def _access(settings: Settings) -> Access:
+    try:
+        return Access(settings.limits, read_keys(settings.keys_file))
+    except ConfigError as error:
+        raise CannotServe(str(error)) from error
+
+
+def warnings_of(addresses: Sequence[tuple[str, int]], access: Access) -> list[str]:
+    """What whoever starts the service should know of who can reach it."""
+    reached = ", ".join(f"{host}:{port}" for host, port in addresses if not is_loopback(host))
+    if not reached or access.has_keys:
+        return []
+    return [
+        f"{reached} is open to the network and no keys are set: whoever reaches it may use the models, and "
+        "only this machine may change them. Set keys_file, or listen on 127.0.0.1"
+    ]
 
 
 def bind(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:

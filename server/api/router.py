@@ -1,15 +1,14 @@
 """``/api/router``: what would be done with a chat and why, and the texts that were shortened."""
 
-import ipaddress
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from server.api.bodies import documented, parse
+from server.api.bodies import documented
 from server.api.figures import shortened
-from server.api.http import as_asked, read_json, unless_gone
+from server.api.http import as_asked, read_body, unless_gone
 from server.api.ollama.wire import ChatBody
 from server.service.planning import Explanation
 from server.service.service import Service
@@ -18,17 +17,15 @@ EXPLAIN = "/api/router/explain"
 
 
 def router_router(service: Service) -> APIRouter:
-    """The routes; what was shortened is told to this machine only."""
+    """The routes; what was shortened is for administrators (see :mod:`server.api.access`)."""
     router = APIRouter()
 
     async def explain(request: Request) -> Response:
-        body = parse(ChatBody, await read_json(request))
+        body = await read_body(request, ChatBody)
         wanted = as_asked(body.to_domain(), request)
         return JSONResponse(_explained(await unless_gone(request, service.explain(wanted))))
 
-    async def original(request: Request, name: str) -> Response:
-        if not _is_local(request):
-            return JSONResponse({"error": "originals are shown to this machine only"}, status_code=403)
+    async def original(name: str) -> Response:
         text = service.originals.get(name)
         if text is None:
             return JSONResponse({"error": f'there is no original "{name}", or not any more'}, status_code=404)
@@ -37,13 +34,6 @@ def router_router(service: Service) -> APIRouter:
     router.add_api_route(EXPLAIN, explain, methods=["POST"], openapi_extra=documented(ChatBody))
     router.add_api_route("/api/router/original/{name}", original, methods=["GET"])
     return router
-
-
-def _is_local(request: Request) -> bool:
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
 
 
 def _explained(explanation: Explanation) -> dict[str, Any]:

@@ -12,10 +12,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from server.chat.sandbox import CPU_S
 from server.domain.errors import InvalidRequest
-
-CPU_S = 3
-"""What the sandbox allows each rendering, for the error text."""
 
 WALL_S = 30.0
 """Far longer than ``CPU_S`` takes on a machine that has other things to do, too."""
@@ -139,7 +137,7 @@ class _Child:
                 raise Overrun(f"did not come to an end within {WALL_S:.0f} s, and was stopped")
             piece = os.read(output, min(length - len(read), _PIECE_BYTES))
             if not piece:
-                raise Overrun(f"was stopped: it takes more than {CPU_S} s of a processor, or breaks its interpreter")
+                raise Overrun(f"took more than {CPU_S} s of a processor, or broke its interpreter")
             read += piece
         return bytes(read)
 

@@ -4,8 +4,9 @@
 keeps a template away from Python's insides but limits neither time nor memory, and has had holes. Here the
 kernel sets the limits: no file or socket can be opened, memory ends somewhere, and so does each rendering.
 
-From standard input come 8 bytes of length and JSON: first the template's source as a text, then the variables of
-each rendering as an object. To standard output go a ``+`` or ``-``, 8 bytes of length and the prompt or the reason.
+From standard input come 8 bytes of length and JSON: first the template's source as a text, then the variables
+of each rendering as an object. To standard output go a ``+`` or ``-``, 8 bytes of length and the prompt or
+the reason.
 """
 
 import contextlib
@@ -87,7 +88,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
-    """Use what is read from files when it is first used: the time zone, and codecs for texts in a template."""
+    """Use what is read from files when it is first used: the time zone, and a codec for texts."""
     with contextlib.suppress(ZeroDivisionError):
         environment.from_string("{{ strftime_now('%Z\\n\\u00e9') }}{{ 1 // 0 }}").render()
 

@@ -14,6 +14,7 @@ CHATML = (
 )
 """What llama.cpp uses, too, for a model that brings no template."""
 
+
 def supports_tools(source: str) -> bool:
     """Whether the template knows what to do with tool definitions."""
     return "tools" in source
