@@ -61,7 +61,7 @@ def room_for_connections() -> int:
         soft = wanted
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
-    return max(min(MOST_CONNECTIONS, soft - _OWN_FILES), soft // 2)
+    return min(MOST_CONNECTIONS, max(soft - _OWN_FILES, soft // 2))
 
 
 def connections(most: int) -> type[HttpToolsProtocol]:
@@ -87,7 +87,7 @@ class Connection(HttpToolsProtocol):
         self._waiting = waiting
         self._phase = _Phase.HEADERS
         self._since_s = self._heard_s = self.loop.time()
-        self._phase_bytes = 0
+        self._phase_bytes = self._header_bytes = 0
         self._unheard_since_s: float | None = None
         self._fault = http.HTTPStatus.BAD_REQUEST
         self._looking: asyncio.TimerHandle | None = None
@@ -119,10 +119,16 @@ class Connection(HttpToolsProtocol):
         if self._phase is _Phase.HEADERS and self._phase_bytes > MOST_HEADER_BYTES:
             self.give_up(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._header_bytes = 0
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
         super().on_header(name, value)
-        if len(self.headers) > MOST_HEADERS:
+        self._header_bytes += len(name) + len(value)
+        if len(self.headers) > MOST_HEADERS or self._header_bytes > MOST_HEADER_BYTES:
             self._fault = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise _TooLarge
 
@@ -167,17 +173,25 @@ class Connection(HttpToolsProtocol):
         """End the connection, with a word where the client waits for one."""
         if self.transport.is_closing():
             return
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if self._phase is _Phase.HEADERS and not answering:
-            if self._phase_bytes:
-                self.transport.write(_LAST_WORDS % (status, status.phrase.encode()))
-            self.transport.close()
-        else:
+        if not self._is_free_to_speak():
             self.transport.abort()
+            return
+        if self._phase_bytes:
+            self.transport.write(_LAST_WORDS % (status, status.phrase.encode()))
+        self.transport.close()
+
+    def _is_free_to_speak(self) -> bool:
+        """Whether nothing has been said to the last request, nor is about to be."""
+        if self.pipeline or self._phase is _Phase.ANSWER:
+            return False
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        return self._phase is _Phase.BODY and not self.cycle.response_started
 
     def _enter(self, phase: _Phase) -> None:
         self._phase = phase
-        self._phase_bytes = 0
+        # Who has sent its headers waits for an answer.
+        self._phase_bytes = 1 if phase is _Phase.BODY else 0
         self._since_s = self.loop.time()
         if phase in (_Phase.NEXT, _Phase.HEADERS):
             self._waiting.pop(self, None)
