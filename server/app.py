@@ -10,12 +10,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from server import __version__
+from server.api.access import Access
 from server.api.accounting import Accounting, account_of
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
 from server.api.capturing import Capturing
 from server.api.draining import Draining
-from server.api.guards import Guard, is_loopback, request_id
+from server.api.guards import RETRY_AFTER_S, Guard, is_loopback, request_id
 from server.api.health import gpu_health, health_router
 from server.api.http import status_of
 from server.api.metrics import metrics_router
@@ -28,7 +29,7 @@ from server.api.pages.routes import pages_router
 from server.api.router import router_router
 from server.catalogue import Catalogue
 from server.config import Current, Settings
-from server.domain.errors import QueueFull, ServiceError, Unloaded
+from server.domain.errors import BodyTooLarge, QueueFull, ServiceError, Unloaded
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
@@ -39,9 +40,6 @@ from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
 from server.service.service import Service
-
-RETRY_AFTER_S = "2"
-"""A short answer's time: the queue has room again as soon as one is done."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -64,8 +62,9 @@ def build_service(settings: Settings) -> Service:
     return Service(fleet, catalogue, current, summaries)
 
 
-def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastAPI:
-    """The HTTP application over a service; ``lifespan`` starts and stops what it needs."""
+def build_app(service: Service, settings: Settings, access: Access, lifespan: Lifespan) -> FastAPI:
+    """The HTTP application over a service, for those whom ``access`` lets in; ``lifespan`` starts and stops
+    what it needs."""
     app = FastAPI(
         title="llm-optimizer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
@@ -87,6 +86,7 @@ def build_app(service: Service, settings: Settings, lifespan: Lifespan) -> FastA
         Guard,
         origins=settings.origins,
         check_host=all(is_loopback(host) for host, _ in settings.addresses),
+        access=access,
         refusal=refusal,
     )
     # Last, so that it is the outermost.
@@ -99,6 +99,9 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ServiceError):
         account_of(request.scope).error = error
     answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
+    if isinstance(error, BodyTooLarge):
+        # Nobody knows how much of it is still to come.
+        answer.headers["connection"] = "close"
     if isinstance(error, QueueFull | Unloaded):
         answer.headers["retry-after"] = RETRY_AFTER_S
     return answer

@@ -11,11 +11,14 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from server import __version__
+from server.api.access import Access
+from server.api.connections import connections, room_for_connections
+from server.api.guards import is_loopback
 from server.app import build_app, build_service
-from server.config import ConfigError, Settings, split_address
+from server.config import ConfigError, Settings, read_keys, split_address
 from server.config.options import toml_text
 from server.lifecycle import SHUTDOWN_S, Server, Startup, lifespan
-from server.reloading import Reload, log_level
+from server.reloading import Preparation, Reload, log_level
 from server.service.service import Service
 from server.sockets import listening
 from server.supervision import Supervision
@@ -37,8 +40,12 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
     """
     _tell_where_it_crashes()
     notifier = Notifier(os.environ)
+    access = _access(settings)
     handed_over = _handed_over()
     sockets = handed_over or bind(settings.addresses)
+    bound = _on_addresses_of(handed_over, settings) if handed_over else settings
+    for warning in warnings_of(bound.addresses, access):
+        logger.warning("%s", warning)
     service = _built(settings)
     supervision = Supervision(service, notifier, watchdog_s(os.environ, os.getpid()))
 
@@ -50,15 +57,15 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
         server.end()
 
     startup = Startup(service, ready, give_up)
-    app = build_app(
-        service,
-        _on_addresses_of(handed_over, settings) if handed_over else settings,
-        lifespan(supervision.running, startup.running),
+    app = build_app(service, bound, access, lifespan(supervision.running, startup.running))
+    reload = Reload(
+        service.current, read_again, [service.catalogue.read_again, log_level, _keys_and_limits(access)]
     )
-    reload = Reload(service.current, read_again, [service.catalogue.read_again, log_level])
     server = Server(
         uvicorn.Config(
             app,
+            http=connections(room_for_connections()),
+            ws="none",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_S,
@@ -77,6 +84,23 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
 def _built(settings: Settings) -> Service:
     try:
         return build_service(settings)
+    except ConfigError as error:
+        raise CannotServe(str(error)) from error
+
+
+def _keys_and_limits(access: Access) -> Preparation:
+    """Keys are read again with each reload, whatever the settings say of them."""
+
+    def prepare(settings: Settings) -> Callable[[], None]:
+        keys = read_keys(settings.keys_file)
+        return lambda: access.replace(settings.limits, keys)
+
+    return prepare
+
+
+def _access(settings: Settings) -> Access:
+    try:
+        return Access(settings.limits, read_keys(settings.keys_file))
     except ConfigError as error:
         raise CannotServe(str(error)) from error
 
@@ -105,6 +129,17 @@ def _on_addresses_of(sockets: Sequence[socket.socket], settings: Settings) -> Se
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def warnings_of(addresses: Sequence[tuple[str, int]], access: Access) -> list[str]:
+    """What whoever starts the service should know of who can reach it."""
+    reached = ", ".join(f"{host}:{port}" for host, port in addresses if not is_loopback(host))
+    if not reached or access.has_keys:
+        return []
+    return [
+        f"{reached} is open to the network and no keys are set: whoever reaches it may use the models, and "
+        "only this machine may change them. Set keys_file, or listen on 127.0.0.1"
+    ]
 
 
 def bind(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:

@@ -14,6 +14,7 @@ from server.domain.errors import (
     InvalidRequest,
     ModelLoadFailed,
     ModelNotFound,
+    NotAllowed,
     NotSupported,
     PromptTooLong,
     QueueFull,
@@ -29,6 +30,7 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _OF_ERRORS: tuple[tuple[type[ServiceError], Ending], ...] = (
     (PromptTooLong, Ending.TOO_LONG),
     (InvalidRequest, Ending.INVALID),
+    (NotAllowed, Ending.REFUSED),
     (ModelNotFound, Ending.NOT_FOUND),
     (NotSupported, Ending.NOT_SUPPORTED),
     (DeviceShort, Ending.MEMORY_SHORT),

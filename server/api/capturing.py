@@ -7,9 +7,10 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.access import caller_of
 from server.api.accounting import account_of
-from server.api.http import parsed_json
-from server.api.packed import LARGEST_BYTES, unpacked
+from server.api.jsontext import parsed_json
+from server.api.packed import unpacked
 from server.domain.account import Visit
 from server.domain.errors import InvalidRequest
 from server.service.captures import Captures, blanked_body, blanked_headers, blanked_text
@@ -38,43 +39,45 @@ class Capturing:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in CAPTURED:
             await self._app(scope, receive, send)
             return
-        heard = _Heard(receive, lambda body: self._write(scope, body))
+        heard = _Heard(receive, lambda body: self._write(scope, body), caller_of(scope).body_bytes)
         await self._app(scope, heard.receive, send)
 
     def _write(self, scope: Scope, body: bytes) -> None:
         """The client does not wait for the disk."""
-        visit = account_of(scope).visit
-        writing = asyncio.to_thread(self._add, scope["path"], Headers(scope=scope), body, visit)
+        visit, most_bytes = account_of(scope).visit, caller_of(scope).body_bytes
+        headers = Headers(scope=scope)
+        writing = asyncio.to_thread(self._add, scope["path"], headers, body, most_bytes, visit)
         task = asyncio.create_task(writing)
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    def _add(self, path: str, headers: Headers, body: bytes, visit: Visit) -> None:
+    def _add(self, path: str, headers: Headers, body: bytes, most_bytes: int, visit: Visit) -> None:
         captured = {
             "method": "POST",
             "path": path,
             "headers": blanked_headers(headers.items()),
-            "body": _readable(body, headers.get("content-encoding", "")),
+            "body": _readable(body, headers.get("content-encoding", ""), most_bytes),
             "id": visit.id,
             "at": visit.arrived_at.isoformat(),
         }
         self._captures.add(visit.arrived_at, visit.id, captured)
 
 
-def _readable(body: bytes, encoding: str) -> Any:
+def _readable(body: bytes, encoding: str, most_bytes: int) -> Any:
     """The body as JSON, or as text where it is none."""
     try:
-        return blanked_body(parsed_json(unpacked(body, encoding)))
+        return blanked_body(parsed_json(unpacked(body, encoding, most_bytes)))
     except InvalidRequest:
         return blanked_text(body.decode("utf-8", "replace"))
 
 
 class _Heard:
-    """The body that passes by. ``complete`` gets it, unless it has more than any body may have."""
+    """The body that passes by. ``complete`` gets it, unless it has more than its sender may send."""
 
-    def __init__(self, receive: Receive, complete: Callable[[bytes], None]) -> None:
+    def __init__(self, receive: Receive, complete: Callable[[bytes], None], most_bytes: int) -> None:
         self._receive = receive
         self._complete = complete
+        self._most_bytes = most_bytes
         self._body = bytearray()
         self._ended = False
 
@@ -87,7 +90,7 @@ class _Heard:
 
     def _hear(self, message: Message) -> None:
         self._body += message.get("body", b"")
-        if len(self._body) > LARGEST_BYTES:
+        if len(self._body) > self._most_bytes:
             self._ended = True
         elif not message.get("more_body", False):
             self._ended = True

@@ -1,18 +1,21 @@
-"""Who may ask: the Host and Origin of a request, checked before anything else.
+"""Who may ask: the Host and Origin of a request, then its key, checked before anything else.
 
 The rules are Ollama's: a web page of a foreign origin must not reach a server on the user's machine, neither
 by a cross-origin request nor by a name that points to the loopback address (DNS rebinding).
 """
 
+import contextlib
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.access import Access, Denied, challenge
 from server.api.accounting import account_of
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104  # origins of pages, nothing is bound to them
@@ -41,6 +44,9 @@ _HEADERS = ", ".join(
         *(f"x-stainless-{name}" for name in _STAINLESS),
     )
 )
+RETRY_AFTER_S = "2"
+"""A short answer's time: there is room again as soon as one is done."""
+
 
 Refusal = Callable[[Scope, int, str], Response]
 """An error in the dialect that a request's path belongs to, from the status and the text."""
@@ -89,8 +95,11 @@ class Guard:
     ``check_host`` is for a server that only this machine reaches: others have names that nobody here knows.
     """
 
-    def __init__(self, app: ASGIApp, *, origins: Sequence[str], check_host: bool, refusal: Refusal) -> None:
+    def __init__(
+        self, app: ASGIApp, *, origins: Sequence[str], check_host: bool, access: Access, refusal: Refusal
+    ) -> None:
         self._app = app
+        self._access = access
         self._origins = (*origins, *LOCAL_ORIGINS)
         self._check_host = check_host
         self._refusal = refusal
@@ -109,10 +118,10 @@ class Guard:
         if foreign and not refused:
             marks |= {"access-control-allow-origin": origin, "vary": "Origin"}
             marks |= {"access-control-expose-headers": "*"}
-        answer = refused or self._preflight(scope)
         marking = _Marking(send, marks)
         try:
-            await (answer or self._app)(scope, receive, marking)
+            with self._admitted(scope, refused or self._preflight(scope)) as answer:
+                await (answer or self._app)(scope, receive, marking)
         except Exception:
             # Starlette's own answer to a bug would lack the marks; it still logs what is raised here.
             if not marking.started:
@@ -133,6 +142,28 @@ class Guard:
                 scope, 403, f'pages of the origin "{origin}" may not ask this server; see the setting origins'
             )
         return None
+
+    @contextlib.contextmanager
+    def _admitted(self, scope: Scope, answered: Response | None) -> Iterator[Response | None]:
+        """What must be answered in the application's place; None for what goes on to it."""
+        if answered is not None:
+            yield answered
+            return
+        caller = self._access.judged(scope)
+        if caller is None or isinstance(caller, Denied):
+            yield None if caller is None else self._denial(scope, caller)
+            return
+        scope["state"]["caller"] = caller
+        with self._access.passing(caller) as denied:
+            yield None if denied is None else self._denial(scope, denied)
+
+    def _denial(self, scope: Scope, denied: Denied) -> Response:
+        answer = self._refusal(scope, denied.status, denied.text)
+        if denied.status == HTTPStatus.UNAUTHORIZED:
+            answer.headers["www-authenticate"] = challenge(Headers(scope=scope))
+        if denied.status == HTTPStatus.TOO_MANY_REQUESTS:
+            answer.headers["retry-after"] = RETRY_AFTER_S
+        return answer
 
     def _preflight(self, scope: Scope) -> Response | None:
         if scope["method"] != "OPTIONS":

@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import json
 import logging
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,13 +13,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.access import as_allowed, caller_of
 from server.api.accounting import account_of
+from server.api.bodies import Body, parse
+from server.api.jsontext import parsed_json
 from server.api.packed import unpacked
 from server.domain.account import Account
-from server.domain.chat import ChatRequest, Policy
+from server.domain.chat import ChatRequest, CompletionRequest, EmbeddingRequest, Policy
 from server.domain.errors import (
+    BodyTooLarge,
     InvalidRequest,
     ModelNotFound,
+    NotAllowed,
     NotSupported,
     QueueFull,
     RequestCancelled,
@@ -33,6 +36,7 @@ from server.service.reply import Reply, late_reply
 logger = logging.getLogger("llm-optimizer")
 
 T = TypeVar("T")
+Wanted = TypeVar("Wanted", ChatRequest, CompletionRequest, EmbeddingRequest)
 
 HEARTBEAT_S = 10.0
 """Clients and proxies give a silent connection up after 30 s and more."""
@@ -40,10 +44,10 @@ HEARTBEAT_S = 10.0
 PATIENCE_S = 0.8
 """So long a stream waits for its reply before it begins without it."""
 
-DEEPEST_JSON = 200
-"""Far beyond any JSON schema, and far below where Python's recursion ends."""
+_LARGE_BYTES = 2**17
+"""From here on a body is read in a thread, beside which everything else goes on."""
 
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_HEARD_OUT_BYTES = 2**28
 
 EVENT_STREAM = "text/event-stream"
 
@@ -51,7 +55,9 @@ POLICY_HEADER = "X-LLM-Optimizer-Policy"
 """By what rules a chat wants to be routed."""
 
 STATUSES: Mapping[type[ServiceError], int] = {
+    BodyTooLarge: 413,
     InvalidRequest: 400,
+    NotAllowed: 403,
     ModelNotFound: 404,
     QueueFull: 503,
     Unloaded: 503,
@@ -65,67 +71,41 @@ def status_of(error: ServiceError) -> int:
     return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The body as JSON, whatever the Content-Type says.
+async def read_body(request: Request, kind: type[Body]) -> Body:
+    """The body, which is JSON whatever the Content-Type says, as ``kind``.
 
     Raises:
         InvalidRequest: with what is wrong.
+        BodyTooLarge: it has more bytes than the caller may send.
         RequestCancelled: the client hung up before its end.
     """
+    most_bytes = caller_of(request.scope).body_bytes
+    encodings = request.headers.get("content-encoding", "")
+    body = await _whole(request, most_bytes)
+    if encodings or len(body) > _LARGE_BYTES:
+        return await asyncio.to_thread(_parsed, kind, body, encodings, most_bytes)
+    return _parsed(kind, body, encodings, most_bytes)
+
+
+def _parsed(kind: type[Body], body: bytes, encodings: str, most_bytes: int) -> Body:
+    return parse(kind, parsed_json(unpacked(body, encodings, most_bytes)))
+
+
+async def _whole(request: Request, most_bytes: int) -> bytes:
+    """What is too large is heard out for a while: who is not takes the answer for a broken connection."""
+    body, heard_bytes = bytearray(), 0
     try:
-        body = await request.body()
+        async for piece in request.stream():
+            heard_bytes += len(piece)
+            if heard_bytes <= most_bytes:
+                body += piece
+            elif heard_bytes > most_bytes + _HEARD_OUT_BYTES:
+                break
     except ClientDisconnect as error:
         raise RequestCancelled from error
-    return parsed_json(unpacked(body, request.headers.get("content-encoding", "")))
-
-
-def parsed_json(body: bytes) -> dict[str, Any]:
-    """The first JSON value of ``body``, which must be an object.
-
-    Raises:
-        InvalidRequest: with what is wrong.
-    """
-    if not body.strip():
-        raise InvalidRequest("missing request body")
-    try:
-        text = body.decode("utf-8-sig").lstrip()
-        value, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            f"the request body is not UTF-8: {error.reason} at byte {error.start}"
-        ) from error
-    except RecursionError as error:
-        raise InvalidRequest("the request body is nested too deeply") from error
-    except ValueError as error:
-        raise InvalidRequest(f"the request body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest("the request body must be a JSON object")
-    _refuse_deep(value)
-    return _without_half_characters(value) if _SURROGATE.search(text) else value
-
-
-def _refuse_deep(value: dict[str, Any]) -> None:
-    """Whatever walks through the value later may then do so recursively."""
-    level: list[Any] = [value]
-    for _ in range(DEEPEST_JSON):
-        level = [item for holder in level for item in _items(holder) if isinstance(item, dict | list)]
-        if not level:
-            return
-    raise InvalidRequest("the request body is nested too deeply")
-
-
-def _items(holder: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return holder.values() if isinstance(holder, dict) else holder
-
-
-def _without_half_characters(value: Any) -> Any:
-    """Halves of surrogate pairs become U+FFFD, as in Go: no encoder takes them, ours neither."""
-    text = json.dumps(value, ensure_ascii=False)
-    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    if heard_bytes > most_bytes:
+        raise BodyTooLarge(most_bytes)
+    return bytes(body)
 
 
 def as_asked(wanted: ChatRequest, request: Request) -> ChatRequest:
@@ -138,7 +118,13 @@ def as_asked(wanted: ChatRequest, request: Request) -> ChatRequest:
     if name is not None and name not in set(Policy):
         known = ", ".join(Policy)
         raise InvalidRequest(f'{POLICY_HEADER} must be one of {known}, but it is "{name}"')
-    return replace(wanted, account=account_of(request.scope), policy=Policy(name) if name else None)
+    return replace(of_caller(wanted, request), policy=Policy(name) if name else None)
+
+
+def of_caller(wanted: Wanted, request: Request) -> Wanted:
+    """A request with its account, and with no more than its sender may have."""
+    options = as_allowed(wanted.options, caller_of(request.scope))
+    return replace(wanted, account=account_of(request.scope), options=options)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

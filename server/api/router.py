@@ -1,6 +1,5 @@
 """``/api/router``: what would be done with a chat and why, and the texts that were shortened."""
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.api.anthropic.wire import MessagesBody
-from server.api.bodies import documented, parse
+from server.api.bodies import documented
 from server.api.figures import shortened
-from server.api.http import as_asked, read_json, unless_gone
+from server.api.http import as_asked, read_body, unless_gone
 from server.api.ollama.wire import ChatBody
 from server.api.openai.chat_wire import ChatBody as OpenAIChatBody
 from server.api.openai.responses_wire import ResponsesBody
@@ -32,18 +31,15 @@ _BODIES: Mapping[str, type[Body]] = {
 
 
 def router_router(service: Service) -> APIRouter:
-    """The routes; what was shortened is told to this machine only."""
+    """The routes; what was shortened is for administrators (see :mod:`server.api.access`)."""
     router = APIRouter()
 
     async def explain(request: Request, path: str = CHAT) -> Response:
         """``path`` is the route that the body is meant for."""
-        body = parse(_kind_of(path), await read_json(request))
-        wanted = as_asked(_chat(body), request)
+        wanted = as_asked(_chat(await read_body(request, _kind_of(path))), request)
         return JSONResponse(_explained(await unless_gone(request, service.explain(wanted))))
 
-    async def original(request: Request, name: str) -> Response:
-        if not _is_local(request):
-            return JSONResponse({"error": "originals are shown to this machine only"}, status_code=403)
+    async def original(name: str) -> Response:
         text = service.originals.get(name)
         if text is None:
             return JSONResponse({"error": f'there is no original "{name}", or not any more'}, status_code=404)
@@ -63,13 +59,6 @@ def _kind_of(path: str) -> type[Body]:
 
 def _chat(body: Body) -> ChatRequest:
     return body.to_domain("/v1/messages") if isinstance(body, MessagesBody) else body.to_domain()
-
-
-def _is_local(request: Request) -> bool:
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
 
 
 def _explained(explanation: Explanation) -> dict[str, Any]:

@@ -1,14 +1,10 @@
 """The model's own chat template, rendered in a sandbox."""
 
-import datetime
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from server.chat.renderer import Refused, Renderer
 from server.domain.chat import JsonObject, Message, ToolCall
 from server.domain.errors import InvalidRequest
 
@@ -17,17 +13,6 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """What llama.cpp uses, too, for a model that brings no template."""
-
-_REFUSALS = (
-    TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What a template raises when it meets what it was not written for; it runs as Python code."""
 
 
 def supports_tools(source: str) -> bool:
@@ -44,7 +29,7 @@ class ChatTemplate:
     """A compiled template. ``source`` is Jinja text as ``tokenizer.chat_template`` holds it.
 
     Raises:
-        InvalidRequest: ``source`` is not a template.
+        InvalidRequest: ``source`` is not a template, or comes to no end.
     """
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
@@ -52,24 +37,32 @@ class ChatTemplate:
         self.supports_thinking = supports_thinking(source)
         self._special = {"bos_token": bos, "eos_token": eos}
         try:
-            self._template = _environment().from_string(source)
-        except (*_REFUSALS, SyntaxError) as error:
+            self._renderer = Renderer(source)
+        except Refused as error:
             raise InvalidRequest(f"the model's chat template is broken: {error}") from error
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[JsonObject] = (), think: bool | str | None = None
     ) -> str:
-        """The prompt for ``messages``, ending where the assistant is to speak.
+        """The prompt for ``messages``, ending where the assistant is to speak. Blocks.
 
         ``think`` True, False or a level sets the template's own switch; None lets a model think that can. A
         template that insists on roles that alternate gets neighbours of one role as one message.
 
         Raises:
-            InvalidRequest: the template refuses these messages.
+            InvalidRequest: the template refuses these messages, or comes to no end.
         """
         try:
+            return self._rendered_or_merged(messages, tools, think)
+        except Refused as error:
+            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+
+    def _rendered_or_merged(
+        self, messages: Sequence[Message], tools: Sequence[JsonObject], think: bool | str | None
+    ) -> str:
+        try:
             return self._rendered(messages, tools, think)
-        except InvalidRequest:
+        except Refused:
             merged = merged_neighbours(messages)
             if len(merged) == len(messages):
                 raise
@@ -83,16 +76,15 @@ class ChatTemplate:
         switches: dict[str, Any] = {"enable_thinking": wanted, "thinking": wanted}
         if isinstance(think, str):
             switches["reasoning_effort"] = think
-        try:
-            return self._template.render(
-                messages=[_as_template_sees(message) for message in messages],
-                tools=list(tools) or None,
-                add_generation_prompt=True,
+        return self._renderer.render(
+            {
+                "messages": [_as_template_sees(message) for message in messages],
+                "tools": list(tools) or None,
+                "add_generation_prompt": True,
                 **self._special,
                 **switches,
-            )
-        except _REFUSALS as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+            }
+        )
 
 
 def merged_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -112,37 +104,6 @@ def merged_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
 def _may_join(before: Message, message: Message) -> bool:
     calls = before.tool_calls or message.tool_calls
     return before.role == message.role and before.role != "tool" and not calls and not message.thinking
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    # trim_blocks and lstrip_blocks are what transformers renders with; templates count on them.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Plain JSON, as transformers has it: Jinja's own filter would escape ``<`` and ``&`` for HTML."""
-    form: dict[str, Any] = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
-    return json.dumps(value, ensure_ascii=ensure_ascii, default=str, **form)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().astimezone().strftime(form)
 
 
 def _as_template_sees(message: Message) -> dict[str, Any]:

@@ -3,21 +3,26 @@
 from server.config.current import Current
 from server.config.durations import format_duration, parse_duration
 from server.config.errors import ConfigError
+from server.config.keys import Key, Right, read_keys
 from server.config.load import load_settings
 from server.config.reload import reloaded
-from server.config.settings import ModelSettings, RouterSettings, Settings, split_address
+from server.config.settings import LimitSettings, ModelSettings, RouterSettings, Settings, split_address
 from server.config.sources import FlagValue
 
 __all__ = [
     "ConfigError",
     "Current",
     "FlagValue",
+    "Key",
+    "LimitSettings",
     "ModelSettings",
+    "Right",
     "RouterSettings",
     "Settings",
     "format_duration",
     "load_settings",
     "parse_duration",
+    "read_keys",
     "reloaded",
     "split_address",
 ]

@@ -81,11 +81,17 @@ def _with_absolute_paths(
     settings: Settings, given: Mapping[str, Given], file: Path | None, environ: Mapping[str, str]
 ) -> Settings:
     home = environ.get("HOME")
-    models_dir = _folder(settings.models_dir, given["models_dir"], file, home)
-    cache_dir = _folder(settings.cache_dir, given["cache_dir"], file, home) or _usual_cache_dir(environ)
-    capture_dir = _folder(settings.capture_dir, given["capture_dir"], file, home)
-    folders = {"models_dir": models_dir, "cache_dir": cache_dir, "capture_dir": capture_dir}
-    settings = settings.model_copy(update=folders)
+    models_dir = _own_path(settings.models_dir, given["models_dir"], file, home)
+    cache_dir = _own_path(settings.cache_dir, given["cache_dir"], file, home) or _usual_cache_dir(environ)
+    capture_dir = _own_path(settings.capture_dir, given["capture_dir"], file, home)
+    keys_file = _own_path(settings.keys_file, given["keys_file"], file, home)
+    paths = {
+        "models_dir": models_dir,
+        "cache_dir": cache_dir,
+        "capture_dir": capture_dir,
+        "keys_file": keys_file,
+    }
+    settings = settings.model_copy(update=paths)
     folder = settings.resolved_models_dir
     models = {
         name: _with_absolute_path(model, given[f"{name}.path"], folder, home)
@@ -94,7 +100,7 @@ def _with_absolute_paths(
     return settings.model_copy(update=models)
 
 
-def _folder(path: Path | None, entry: Given, file: Path | None, home: str | None) -> Path | None:
+def _own_path(path: Path | None, entry: Given, file: Path | None, home: str | None) -> Path | None:
     if path is None:
         return None
     path = _expanded(path, entry, home)

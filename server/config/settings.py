@@ -96,10 +96,18 @@ def _check_path(value: Any) -> Any:
 
 
 def _empty_is_unset(value: Any) -> Any:
+    return _path_or_unset(value, "folder")
+
+
+def _file_or_unset(value: Any) -> Any:
+    return _path_or_unset(value, "file")
+
+
+def _path_or_unset(value: Any, kind: str) -> Any:
     if value == "":
         return None
     if isinstance(value, str | Path) and "\0" in str(value):
-        raise ValueError("must be the path of a folder")
+        raise ValueError(f"must be the path of a {kind}")
     return value
 
 
@@ -253,6 +261,35 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         return parse_duration(self.keep_alive)
 
 
+class LimitSettings(BaseModel, frozen=True, extra="forbid"):
+    """What one who asks may take; a key of keys_file may have limits of its own."""
+
+    body_mib: int = Field(
+        default=32,
+        strict=True,
+        ge=1,
+        le=2048,
+        description="Largest size in MiB of a request's body, as it comes and unpacked; files that are "
+        "uploaded for a new model are not counted.",
+    )
+    requests: int = Field(
+        default=256,
+        strict=True,
+        ge=1,
+        le=100_000,
+        description="How many requests of each key, or without keys of each client's address, are worked on "
+        "or wait at the same time; one more is refused with status 429.",
+    )
+    answer_tokens: int = Field(
+        default=0,
+        strict=True,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Longest answer in tokens, whatever a request asks for; 0 leaves it to the context "
+        "window.",
+    )
+
+
 class RouterSettings(BaseModel, frozen=True, extra="forbid"):
     """When the helper shortens a chat, and how much."""
 
@@ -378,6 +415,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         "those of this machine, of apps and of VS Code; * stands for any text. In the environment variable "
         "commas may part them.",
     )
+    keys_file: Annotated[Path | None, BeforeValidator(_file_or_unset)] = Field(
+        default=None,
+        description="TOML file with the keys of those who may ask, a table for each (see docs/security.md); "
+        "empty is no keys: then whoever reaches the server may use it, and this machine administers it. "
+        "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
+    )
     models_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
         default=None,
         description="Folder of the GGUF files, in which pulled and created models land too; any other GGUF "
@@ -435,6 +478,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     generator: ModelSettings = Field(default=_GENERATOR, description="The big model: it writes the answers.")
     helper: ModelSettings = Field(
         default=_HELPER, description="The small model: it shortens what the generator must read."
+    )
+    limits: LimitSettings = Field(
+        default=LimitSettings(),
+        description="What one who asks may take. A key of keys_file may have limits of its own.",
     )
     router: RouterSettings = Field(
         default=RouterSettings(), description="When the helper shortens a chat, and how much."

@@ -82,6 +82,8 @@ class RunOptions:
     """Fields of ``sampling`` that the request itself gives, and ``max_tokens`` where it does: a model's own
     parameters stand in for the others."""
     max_tokens: int | None = None
+    most_tokens: int | None = None
+    """What whoever asks is allowed, whatever the request or its model says."""
     stop: tuple[str, ...] | None = None
     context_tokens: int | None = None
     keep_alive_s: float | None = None
@@ -91,6 +93,12 @@ class RunOptions:
     truncate: bool | None = None
     ignored: tuple[str, ...] = ()
     """Names of options that the client gave and this service does not act on."""
+
+    @property
+    def limit_tokens(self) -> int | None:
+        """The longest answer, by the request's own word and by what it is allowed."""
+        limits = [tokens for tokens in (self.max_tokens, self.most_tokens) if tokens is not None]
+        return min(limits, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
     ServiceError
     ├── InvalidRequest        the request asks for something that cannot be done
+    │   ├── BodyTooLarge      its body is larger than its sender may send
     │   └── PromptTooLong     it does not fit the context window, shortened or not
     │       └── TextTooLong   the same of a text that is to become a vector
+    ├── NotAllowed            whoever asks lacks the right to it
     ├── NotSupported          the interface has it, and this service does not
     ├── ModelNotFound         no model of that name is here
     ├── ModelLoadFailed       the model is known but cannot be loaded: the reason is in the text
@@ -24,6 +26,20 @@ class ServiceError(Exception):
 
 class InvalidRequest(ServiceError):
     """The request names a field, a value or a wish that cannot be honoured."""
+
+
+class BodyTooLarge(InvalidRequest):
+    """The request has more bytes, packed or unpacked, than whoever sent it may send."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"the request body has more than {most_bytes // 2**20} MiB, as sent or unpacked; "
+            "see the setting limits.body_mib"
+        )
+
+
+class NotAllowed(ServiceError):
+    """Whoever asks may not do this; the text names the right that it takes."""
 
 
 class PromptTooLong(InvalidRequest):

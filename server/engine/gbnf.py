@@ -10,6 +10,9 @@ MOST_TIMES = 2000
 MOST_PARTS = 50_000
 """How large a grammar may become; a schema that names a part twice, which names another twice, has no end."""
 
+MOST_CHARS = 2**21
+"""Of a grammar as text; llama.cpp takes many times as much memory for it."""
+
 MOST_ALTERNATIVES = 2000
 """What may be said at one place; llama.cpp goes through all of it for each token."""
 
@@ -109,12 +112,15 @@ class Rules:
         """The grammar that begins with the rule ``root``.
 
         Raises:
-            TooMuch: there are more alternatives than llama.cpp can follow.
+            TooMuch: it is longer, or has more alternatives, than llama.cpp can follow.
         """
         known: dict[str, int] = {}
         if any(self._alternatives(name, known) > MOST_ALTERNATIVES for name in self._bodies):
             raise TooMuch("its alternatives are too many, or nested without an end in sight")
-        return "\n".join(f"{name} ::= {body}" for name, body in {"root": root, **self._bodies}.items())
+        text = "\n".join(f"{name} ::= {body}" for name, body in {"root": root, **self._bodies}.items())
+        if len(text) > MOST_CHARS:
+            raise TooMuch("it is too large")
+        return text
 
     def _alternatives(self, name: str, known: dict[str, int]) -> int:
         if name not in known:

@@ -42,7 +42,11 @@ def is_number(value: Any) -> bool:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON; to Python, True is 1."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    return _written(one) == _written(other)
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _without_const(schema: JsonObject) -> JsonObject:
@@ -67,9 +71,10 @@ def _joined(word: str, one: Any, other: Any) -> Any:
     if word in _NAMED and isinstance(one, dict) and isinstance(other, dict):
         return {**one, **other, **{name: _inner(one[name], other[name]) for name in one if name in other}}
     if word == "required" and isinstance(one, list) and isinstance(other, list):
-        return [*one, *(name for name in other if name not in one)]
+        return list({_written(name): name for name in (*one, *other)}.values())
     if word == "enum" and isinstance(one, list) and isinstance(other, list):
-        return _common([value for value in one if any(same(value, further) for further in other)])
+        others = {_written(value) for value in other}
+        return _common([value for value in one if _written(value) in others])
     if word == "type":
         return _joined_types(one, other)
     raise ValueError(word)

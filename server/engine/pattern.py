@@ -14,6 +14,9 @@ Ranges = tuple[tuple[int, int], ...]
 _MOST_NESTED = 600
 """Characters where repetitions repeat: each may be the next, in llama.cpp's view, after every character."""
 
+_MOST_CHARS = 20_000
+"""Of the pattern itself, most of which may stand in brackets."""
+
 _LAST = 0x10FFFF
 _HALVES = range(0xD800, 0xE000)
 """Codes that stand for characters only in pairs."""
@@ -66,6 +69,8 @@ class _Parser:
 
     def parse(self) -> str:
         """The notation of the whole pattern, without the string's quotes."""
+        if len(self._pattern) > _MOST_CHARS:
+            self._refuse(f"has more than {_MOST_CHARS} characters")
         whole = self._alternatives(self._anchored)
         if self._at < len(self._pattern):
             self._refuse("a ) is not escaped, or an anchor stands in the middle")

@@ -48,6 +48,7 @@ _KIND_BY_WORD = {
 }
 _PLAIN = {*_KIND_BY_WORD, *_NOT_EXPRESSIBLE, "type", "enum", "const"}
 _SHOWN_CHARS = 300
+_DIGITS_PER_PART = 100
 
 Part = tuple[Any, str]
 """A schema and its place."""
@@ -143,7 +144,7 @@ class _Converter:
 
     def _merged(self, plain: JsonObject, part: Part) -> JsonObject:
         schema, place = part
-        self._rules.spend(1)
+        self._rules.spend(_weight(schema))
         if isinstance(schema, dict) and "$ref" in schema:
             rest = {word: value for word, value in schema.items() if word != "$ref"}
             schema = merged(rest, {"allOf": [self._target(schema["$ref"], place)]})
@@ -182,6 +183,9 @@ class _Converter:
             return self._rules.builtin("integer")
         if low is not None and high is not None and low > high:
             raise Contradiction(_complaint(place, f"minimum and maximum leave no integer: {low} to {high}"))
+        # Each digit of a bound has a part of its own, with all digits behind it.
+        digits = max(len(str(bound)) for bound in (low, high) if bound is not None)
+        self._rules.spend(digits**2 // _DIGITS_PER_PART)
         return self._rules.add(integers(low, high))
 
     def _string(self, schema: JsonObject, place: str) -> str:
@@ -295,6 +299,12 @@ def _all_of(part: Any, place: str) -> list[list[Part]]:
     """The groups of one part of an ``allOf``, which is a group itself where it has demands of its own."""
     combines_only = isinstance(part, dict) and not part.keys() & _PLAIN
     return _groups(part, place) if combines_only else [[(part, place)]]
+
+
+def _weight(schema: Any) -> int:
+    """How much is to be gone through when it is put together with another one."""
+    inner = schema.values() if isinstance(schema, dict) else ()
+    return 1 + sum(len(value) for value in inner if isinstance(value, dict | list))
 
 
 def _kinds(schema: JsonObject, place: str) -> list[str]:

@@ -74,7 +74,7 @@ async def truncated_prompt(
 ) -> tuple[Prompt, int] | None:
     """``messages`` without as many of the oldest as do not fit, and how many those are; None if what must
     stay does not fit either. ``front`` stands before them, and stays."""
-    room = loaded.context_tokens - min(options.max_tokens or ROOM_TOKENS, loaded.context_tokens // 4)
+    room = loaded.context_tokens - min(options.limit_tokens or ROOM_TOKENS, loaded.context_tokens // 4)
 
     def prompt_of(some: Sequence[Message]) -> Prompt:
         return rendered_prompt(loaded, (*front, *some), tools, options.think)
@@ -104,7 +104,7 @@ async def to_generation(loaded: Loaded, prompt: Prompt, options: RunOptions) -> 
     return Generation(
         prompt=prompt.tokens,
         sampling=options.sampling,
-        max_tokens=options.max_tokens,
+        max_tokens=options.limit_tokens,
         stop=options.stop or (),
         grammar=grammar,
         grammar_after=THINK_CLOSE if prompt.expected.thinking else None,

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.api.bodies import encoded, parse
-from server.api.http import parsed_json
+from server.api.jsontext import parsed_json
 from server.api.ollama.wire import ChatBody, GenerateBody, NamedBody
 from server.api.options import FLOATS, INTEGERS, SERVER_SIDE
 from server.domain.errors import InvalidRequest

@@ -3,8 +3,10 @@ import pytest
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.access import Access
 from server.api.accounting import Accounting
 from server.api.guards import LOCAL_ORIGINS, Guard, host_allowed, is_loopback, origin_allowed
+from server.config import LimitSettings
 from server.service.ledger import Ledger
 from tests.api.asking import chat_body, error_of
 
@@ -123,7 +125,8 @@ async def test_the_answer_to_a_bug_has_its_id_and_may_be_read() -> None:
     def refusal(_scope: Scope, status: int, text: str) -> Response:
         return JSONResponse({"error": text}, status)
 
-    guard = Guard(broken, origins=[PAGE], check_host=True, refusal=refusal)
+    access = Access(LimitSettings(), ())
+    guard = Guard(broken, origins=[PAGE], check_host=True, access=access, refusal=refusal)
     transport = httpx.ASGITransport(Accounting(guard, ledger=Ledger()), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         response = await client.get("/api/ps", headers={"Origin": PAGE, "X-Request-Id": "mine"})

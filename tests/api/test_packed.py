@@ -8,10 +8,11 @@ import httpx
 import pytest
 import zstandard
 
-from server.api.packed import LARGEST_BYTES, unpacked
-from server.domain.errors import InvalidRequest
+from server.api.packed import unpacked
+from server.domain.errors import BodyTooLarge, InvalidRequest
 from tests.api.asking import GENERATOR
 
+MOST_BYTES = 2**22
 BODY = json.dumps({"model": GENERATOR, "input": "Hi", "max_output_tokens": 1}).encode()
 PACKED = {
     "zstd": zstandard.compress(BODY),
@@ -26,7 +27,7 @@ PACKED = {
 
 @pytest.mark.parametrize("encodings", PACKED)
 def test_what_was_packed_is_read(encodings: str) -> None:
-    assert unpacked(PACKED[encodings], encodings) == BODY
+    assert unpacked(PACKED[encodings], encodings, MOST_BYTES) == BODY
 
 
 def test_a_packed_request_is_answered(client: httpx.Client) -> None:
@@ -38,7 +39,7 @@ def test_a_packed_request_is_answered(client: httpx.Client) -> None:
 @pytest.mark.parametrize("encoding", ["zstd", "gzip", "deflate"])
 def test_what_is_not_packed_is_refused(encoding: str) -> None:
     with pytest.raises(InvalidRequest, match=f"the request body is not {encoding}, as Content-Encoding says"):
-        unpacked(BODY, encoding)
+        unpacked(BODY, encoding, MOST_BYTES)
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "gzip"])
@@ -51,7 +52,7 @@ def test_half_a_body_is_no_request(client: httpx.Client, encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["zstd", "gzip"])
 def test_a_bomb_does_not_go_off(encoding: str) -> None:
-    many = bytes(LARGEST_BYTES + 1)
+    many = bytes(MOST_BYTES + 1)
     bomb = zstandard.compress(many) if encoding == "zstd" else gzip.compress(many, 1)
-    with pytest.raises(InvalidRequest, match="has more than 256 MiB when unpacked"):
-        unpacked(bomb, encoding)
+    with pytest.raises(BodyTooLarge, match="has more than 4 MiB"):
+        unpacked(bomb, encoding, MOST_BYTES)

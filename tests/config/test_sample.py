@@ -15,7 +15,7 @@ def test_the_committed_sample_is_the_generated_one() -> None:
 
 
 def test_the_sample_as_it_stands_sets_nothing() -> None:
-    assert tomllib.loads(sample_toml()) == {"generator": {}, "helper": {}, "router": {}}
+    assert tomllib.loads(sample_toml()) == {"generator": {}, "helper": {}, "limits": {}, "router": {}}
 
 
 def test_every_option_line_holds_the_default(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def ending(outcome: Outcome, options: RunOptions, *, called: bool) -> dict[str, 
 
 
 def _limit(outcome: Outcome, options: RunOptions) -> str:
-    own = options.max_tokens is not None and outcome.usage.generated_tokens >= options.max_tokens
+    most = options.limit_tokens
+    own = most is not None and outcome.usage.generated_tokens >= most
     return "max_tokens" if own else "model_context_window_exceeded"
 
 

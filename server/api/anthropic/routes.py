@@ -11,9 +11,9 @@ from server.api.anthropic.answer import Content, ending, last_usage, new_message
 from server.api.anthropic.errors import error_body
 from server.api.anthropic.stream import PING, EventMaker, event_bytes
 from server.api.anthropic.wire import CountBody, MessagesBody
-from server.api.bodies import documented, encoded, parse
+from server.api.bodies import documented, encoded
 from server.api.figures import planned_headers, routing_headers, what_was_done
-from server.api.http import EVENT_STREAM, LineStream, as_asked, opened_soon, read_json, status_of, unless_gone
+from server.api.http import EVENT_STREAM, LineStream, as_asked, opened_soon, read_body, status_of, unless_gone
 from server.domain.chat import ChatRequest
 from server.domain.errors import ServiceError
 from server.service.reply import Reply
@@ -50,7 +50,7 @@ class _Routes:
         return JSONResponse({"input_tokens": tokens})
 
     async def _wanted(self, request: Request, kind: type[MessagesBody]) -> ChatRequest:
-        body = parse(kind, await read_json(request))
+        body = await read_body(request, kind)
         wanted = await self._without_thinking_unless_able(body.to_domain(request.url.path))
         return as_asked(wanted, request)
 

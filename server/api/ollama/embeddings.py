@@ -7,9 +7,8 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from server.api.accounting import account_of
-from server.api.bodies import Lenient, documented, encoded, parse
-from server.api.http import read_json, unless_gone
+from server.api.bodies import Lenient, documented, encoded
+from server.api.http import of_caller, read_body, unless_gone
 from server.api.options import read_keep_alive, read_options
 from server.domain.chat import EmbeddingRequest, RunOptions
 from server.domain.errors import InvalidRequest, ModelNotFound
@@ -80,7 +79,7 @@ class _Routes:
         self._service = service
 
     async def embed(self, request: Request) -> Response:
-        body = parse(_EmbedBody, await read_json(request))
+        body = await read_body(request, _EmbedBody)
         wanted = body.to_domain()
         if not body.model:
             raise ModelNotFound("")
@@ -94,15 +93,14 @@ class _Routes:
         return _answer({"model": body.model, "embeddings": vectors, **(figures if vectors else {})})
 
     async def embeddings(self, request: Request) -> Response:
-        body = parse(_EmbeddingsBody, await read_json(request))
+        body = await read_body(request, _EmbeddingsBody)
         if not body.model:
             raise InvalidRequest("model is required")
         done = await self._embedded(request, body.to_domain())
         return _answer({"embedding": done.vectors[0].tolist() if done.vectors else []})
 
     async def _embedded(self, request: Request, wanted: EmbeddingRequest) -> Embedded:
-        named = replace(wanted, account=account_of(request.scope))
-        return await unless_gone(request, self._service.embed(named))
+        return await unless_gone(request, self._service.embed(of_caller(wanted, request)))
 
 
 def _answer(value: dict[str, Any]) -> Response:

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from server.api.bodies import Lenient, documented, parse
-from server.api.http import LineStream, read_json, unless_gone
+from server.api.http import LineStream, read_body, unless_gone
 from server.api.ollama.wire import NDJSON, NamedBody, error_line, line
 from server.api.options import INTEGERS, read_options
 from server.catalogue import Parameters, Recipe
@@ -104,22 +104,22 @@ class _Routes:
         self._models = service.models
 
     async def pull(self, request: Request) -> Response:
-        body = parse(_Named, await read_json(request))
+        body = await read_body(request, _Named)
         follower = self._models.pulls.start(body.wanted)
         return await _told(request, follower.progress(), follower.aclose, stream=body.stream)
 
     async def create(self, request: Request) -> Response:
-        body = parse(_CreateBody, await read_json(request))
+        body = await read_body(request, _CreateBody)
         steps = await self._models.create(body.to_service())
         return await _told(request, steps, steps.aclose, stream=body.stream)
 
     async def copy(self, request: Request) -> Response:
-        body = parse(_CopyBody, await read_json(request))
+        body = await read_body(request, _CopyBody)
         await self._models.copy(body.source, body.destination)
         return Response()
 
     async def delete(self, request: Request) -> Response:
-        body = parse(_Named, await read_json(request))
+        body = await read_body(request, _Named)
         if not body.wanted:
             raise InvalidRequest("model is required")
         await self._models.delete(body.wanted)

@@ -2,17 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from server import __version__
-from server.api.accounting import account_of
-from server.api.bodies import documented, encoded, parse
+from server.api.access import check_may
+from server.api.bodies import documented, encoded
 from server.api.figures import planned_headers, routing_headers, without_effect
-from server.api.http import LineStream, as_asked, opened_soon, read_json, unless_gone
+from server.api.http import LineStream, as_asked, of_caller, opened_soon, read_body, unless_gone
 from server.api.ollama import models
 from server.api.ollama.embeddings import embeddings_router
 from server.api.ollama.manage import manage_router
@@ -30,6 +29,7 @@ from server.api.ollama.wire import (
     now,
 )
 from server.catalogue import ModelName
+from server.config import Right
 from server.domain.chat import AnswerDelta
 from server.domain.errors import InvalidRequest, ModelNotFound
 from server.service.reply import Reply
@@ -90,7 +90,7 @@ class _Routes:
         return JSONResponse({"models": [*loaded, *map(models.arriving, fleet.arriving())]})
 
     async def show(self, request: Request) -> Response:
-        body = parse(ShowBody, await read_json(request))
+        body = await read_body(request, ShowBody)
         if not body.wanted:
             raise InvalidRequest("model is required")
         try:
@@ -104,7 +104,7 @@ class _Routes:
         return JSONResponse(shown)
 
     async def chat(self, request: Request) -> Response:
-        body = parse(ChatBody, await read_json(request))
+        body = await read_body(request, ChatBody)
         if not body.model:
             raise InvalidRequest("model is required")
         if not body.messages:
@@ -117,12 +117,12 @@ class _Routes:
         return await unless_gone(request, _whole(opening, numbered.chunk))
 
     async def generate(self, request: Request) -> Response:
-        body = parse(GenerateBody, await read_json(request))
+        body = await read_body(request, GenerateBody)
         if not body.model:
             raise ModelNotFound("")
         if not body.prompt and not body.suffix:
             return await self._load_or_unload(request, body, "generate", {"response": ""})
-        wanted = replace(body.to_domain(), account=account_of(request.scope))
+        wanted = of_caller(body.to_domain(), request)
         opening = self._service.complete(wanted)
 
         def chunk(delta: AnswerDelta) -> dict[str, Any]:
@@ -139,6 +139,7 @@ class _Routes:
         """A request without a prompt loads the model, or with ``keep_alive`` 0 unloads it."""
         options = body.run_options()
         if options.keep_alive_s == 0:
+            check_may(Right.ADMIN, request.scope, "unload models")
             self._service.unload(body.model)
             reason = "unload"
         else:

@@ -6,11 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from server.api.accounting import account_of
-from server.api.bodies import Lenient, documented, encoded, parse
-from server.api.http import read_json, unless_gone
+from server.api.access import check_may
+from server.api.bodies import Lenient, documented, encoded
+from server.api.http import of_caller, read_body, unless_gone
 from server.api.ollama.wire import ChatBody
 from server.api.options import read_keep_alive
+from server.config import Right
 from server.domain.chat import ChatRequest
 from server.domain.errors import InvalidRequest
 from server.service.service import Service
@@ -67,7 +68,7 @@ class _Routes:
         self._service = service
 
     async def tokenize(self, request: Request) -> Response:
-        body = parse(TokenizeBody, await read_json(request))
+        body = await read_body(request, TokenizeBody)
         _check_name(body.model)
         text = body.single_text()
         if text is None:
@@ -78,23 +79,30 @@ class _Routes:
                 text,
                 add_special=body.add_special,
                 parse_special=body.parse_special,
-                keep_alive_s=read_keep_alive(body.keep_alive),
+                keep_alive_s=_keep_alive(body.keep_alive, request),
             )
         tokens = await unless_gone(request, work)
         answer = {"model": body.model, "tokens": tokens, "count": len(tokens)}
         return Response(encoded(answer), media_type="application/json")
 
     async def detokenize(self, request: Request) -> Response:
-        body = parse(DetokenizeBody, await read_json(request))
+        body = await read_body(request, DetokenizeBody)
         _check_name(body.model)
-        work = self._service.detokenize(
-            body.model, body.tokens, keep_alive_s=read_keep_alive(body.keep_alive)
-        )
+        keep_alive_s = _keep_alive(body.keep_alive, request)
+        work = self._service.detokenize(body.model, body.tokens, keep_alive_s=keep_alive_s)
         return JSONResponse({"model": body.model, "content": await unless_gone(request, work)})
 
 
 def _chat(body: TokenizeBody, request: Request) -> ChatRequest:
-    return replace(body.to_domain(), route=TOKENIZE, account=account_of(request.scope))
+    return replace(of_caller(body.to_domain(), request), route=TOKENIZE)
+
+
+def _keep_alive(value: Any, request: Request) -> float | None:
+    """There is no room in these answers for what is ignored, so that what may not be is refused."""
+    keep_alive_s = read_keep_alive(value)
+    if keep_alive_s == 0:
+        check_may(Right.ADMIN, request.scope, "unload models")
+    return keep_alive_s
 
 
 def _check_name(model: str) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.api.accounting import account_of
-from server.api.bodies import documented, encoded, parse
-from server.api.http import as_asked, opened_soon, read_json, unless_gone
+from server.api.bodies import documented, encoded
+from server.api.http import as_asked, of_caller, opened_soon, read_body, unless_gone
 from server.api.openai.chat_wire import ChatAnswer, ChatBody
 from server.api.openai.completions_wire import CompletionAnswer, CompletionBody
 from server.api.openai.embeddings_wire import EmbeddingsBody, embeddings_object
@@ -54,19 +53,19 @@ class _Routes:
         return _json(model_object(catalogue.inspect(catalogue.find(name)), name))
 
     async def chat(self, request: Request) -> Response:
-        body = parse(ChatBody, await read_json(request))
+        body = await read_body(request, ChatBody)
         wanted = as_asked(body.to_domain(), request)
         opening = self._service.chat(wanted)
         return await _answered(request, opening, ChatAnswer(body), stream=body.stream)
 
     async def complete(self, request: Request) -> Response:
-        body = parse(CompletionBody, await read_json(request))
-        wanted = replace(body.to_domain(), account=account_of(request.scope))
+        body = await read_body(request, CompletionBody)
+        wanted = of_caller(body.to_domain(), request)
         opening = self._service.complete(wanted)
         return await _answered(request, opening, CompletionAnswer(body), stream=body.stream)
 
     async def respond(self, request: Request) -> Response:
-        body = parse(ResponsesBody, await read_json(request))
+        body = await read_body(request, ResponsesBody)
         wanted = as_asked(await self._relaxed(body.to_domain()), request)
         answer = ResponseAnswer(
             repeated(body, wanted.options),
@@ -76,8 +75,8 @@ class _Routes:
         return await _answered(request, self._service.chat(wanted), answer, stream=body.stream)
 
     async def embed(self, request: Request) -> Response:
-        body = parse(EmbeddingsBody, await read_json(request))
-        wanted = replace(body.to_domain(), account=account_of(request.scope))
+        body = await read_body(request, EmbeddingsBody)
+        wanted = of_caller(body.to_domain(), request)
         embedded = await unless_gone(request, self._service.embed(wanted))
         return _json(embeddings_object(body, embedded.vectors, embedded.prompt_tokens))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from server.api.bodies import Lenient, encoded, shown
-from server.api.http import parsed_json
+from server.api.jsontext import parsed_json
 from server.domain.chat import JsonObject
 from server.domain.errors import InvalidRequest
 

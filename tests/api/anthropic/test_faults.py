@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from server.api import http
+from server.api.access import Access
 from server.app import build_app
 from server.config import load_settings
 from server.domain.chat import AnswerDelta, ChatRequest
@@ -46,7 +47,8 @@ async def answer_of(tmp_path: Path, chat: Any, **fields: Any) -> httpx.Response:
     config = tmp_path / "config.toml"
     config.write_text(embedded_config(tmp_path / "none.gguf"))
     service = cast("Service", SimpleNamespace(chat=chat, fleet=None, models=None, drain=Drain()))
-    app = build_app(service, load_settings(config, {}, {}), cast("Any", None))
+    settings = load_settings(config, {}, {})
+    app = build_app(service, settings, Access(settings.limits, ()), cast("Any", None))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.post("/v1/messages", json=message_body(**fields))

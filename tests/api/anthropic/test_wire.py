@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from server.api.anthropic.wire import CountBody, MessagesBody
 from server.api.bodies import encoded, parse
-from server.api.http import parsed_json
+from server.api.jsontext import parsed_json
 from server.domain.chat import ChatRequest, Message, ToolCall, ToolChoice, ToolMode
 from server.domain.errors import InvalidRequest
 from tests.api.anthropic.asking import WEATHER, message_body

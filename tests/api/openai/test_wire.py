@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.api.bodies import encoded, parse
-from server.api.http import parsed_json
+from server.api.jsontext import parsed_json
 from server.api.openai.chat_wire import ChatBody
 from server.api.openai.completions_wire import CompletionBody
 from server.api.openai.embeddings_wire import EmbeddingsBody, embeddings_object
