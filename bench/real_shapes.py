@@ -1,8 +1,9 @@
 """GGUFs with the exact shape of the two real models, for whoever must know what those will take.
 
 Hyperparameters, tensors and their types are those of ``qwen2.5-coder:7b`` and ``qwen3:1.7b`` in Q4_K_M. The
-vocabulary has the right number of tokens: made up, or real ones where somebody has them. The weights are holes,
-which take no room on disk and read as zeros, or random blocks: what is in them changes neither memory nor speed.
+vocabulary has the right number of tokens: made up, or real ones where somebody has them. The weights are
+holes, which take no room on disk and read as zeros, or random blocks: what is in them changes neither memory
+nor speed.
 """
 
 import os
