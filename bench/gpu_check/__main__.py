@@ -169,7 +169,7 @@ def facts(nvml: Nvml, where: dict[str, Place], built: Build | None) -> dict[str,
 
 
 def _texts(sources: Path) -> dict[str, Any]:
-    """The real models' vocabulary; without sources that of the embedded model, filled up. Raises CannotRun."""
+    """The real models' vocabulary; without sources the embedded model's, filled up. Raises CannotRun."""
     for path in (sources / VOCABULARY, EMBEDDED):
         if path.exists():
             return dict(read_header(path).metadata)

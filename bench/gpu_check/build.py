@@ -50,11 +50,13 @@ def finished(folder: Path) -> Build | None:
 
 
 def build(sources: Path, folder: Path, architectures: str | None, cuda: bool) -> Build:
-    """Build unless that very thing is there. Without ``architectures`` those of the cards here count.
+    """Build unless that very thing is there. Without ``architectures`` those of the cards here count, and
+    CMAKE_ARGS from the environment as everywhere.
 
     Raises BuildFailed; for what is missing on this machine before anything is compiled.
     """
-    flags = (*build_flags(platform.machine()), *FLAGS, *(cuda_flags(architectures) if cuda else ()))
+    given = shlex.split(os.environ.get("CMAKE_ARGS", ""))
+    flags = (*build_flags(platform.machine()), *FLAGS, *given, *(cuda_flags(architectures) if cuda else ()))
     done = Build(folder, architectures_of(flags))
     wanted = {
         "requirement": locked_requirement(LOCK.read_text(encoding="utf-8")),
@@ -78,7 +80,7 @@ def cuda_flags(architectures: str | None) -> tuple[str, ...]:
     """What CMake is told about CUDA. Raises BuildFailed with the remedies where it cannot work here."""
     wanted = [] if architectures is None else ["--architectures", architectures]
     checked = subprocess.run(
-        [sys.executable, str(PROJECT / "scripts" / "check_cuda.py"), "--no-install", *wanted],
+        [sys.executable, str(PROJECT / "scripts" / "check_cuda.py"), *wanted],
         stdout=subprocess.PIPE,
         text=True,
         check=False,

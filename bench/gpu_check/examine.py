@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import Nvml
 
 NO_CARD = "no NVIDIA card"
+REFUSED = "generator: refused where it cannot fit"
 MOST_DRY_S = 120
 
 
@@ -74,34 +76,38 @@ def examine(setting: Setting, findings: Findings) -> None:
         findings.run(f"{subject.role}: plan against llama.cpp's words", partial(_dry, setting, subject))
     with contextlib.ExitStack() as stack:
         ballasts = _ballasts(setting, stack)
-        _with_service(setting, findings, partial(_memory_and_load, setting, findings, ballasts))
+        _with_service(setting, findings, "service", partial(_memory_and_load, setting, findings, ballasts))
     if not setting.on_card:
         _refusal_without_card(setting, findings)
-    _with_service(setting, findings, partial(_speed, setting, findings), draft=0)
+    # Guesses would be right all the time: weights at random write the same words over and over.
+    alike = {"draft": 0, "threads": _threads(setting)}
+    _with_service(setting, findings, "service without drafts", partial(_speed, setting, findings), **alike)
 
 
 def _with_service(
-    setting: Setting, findings: Findings, parts: Callable[[Service], None], **more: int
+    setting: Setting, findings: Findings, name: str, parts: Callable[[Service], None], **more: int
 ) -> None:
     """Run parts on a service of their own; ``more`` are settings of both models."""
     text = settings(setting.folder, setting.generator.keys(**more), setting.helper.keys(**more))
-    with _started(setting, findings, text) as running:
+    with _started(setting, findings, name, text) as running:
         if running is not None:
             parts(running)
-            findings.run("service: ends when told to", partial(_ends, running))
+            findings.run(f"{name}: ends when told to", partial(_ends, running))
 
 
 @contextlib.contextmanager
-def _started(setting: Setting, findings: Findings, text: str) -> Iterator[Service | None]:
+def _started(setting: Setting, findings: Findings, name: str, text: str) -> Iterator[Service | None]:
     with contextlib.ExitStack() as stack:
         started: list[Service] = []
 
         def start() -> Found:
             folder = setting.folder / "service"
             started.append(stack.enter_context(service(text, folder, setting.python_path, setting.clock)))
-            return Found(f"at {started[0].url}", {})
+            seconds = time.monotonic() - began_s
+            return Found(f"ready after {seconds:.1f} s, no model loaded yet", {"seconds": seconds})
 
-        findings.run("service: starts", start)
+        began_s = time.monotonic()
+        findings.run(f"{name}: starts", start)
         yield started[0] if started else None
 
 
@@ -161,15 +167,9 @@ def _short_memory(
     if HELPER not in ballasts:
         findings.skip(taken_away, NO_CARD)
         return
-    if setting.share_a_card:
-        findings.run(
-            "generator: refused where it cannot fit", partial(memory.refused, running, setting.generator.name)
-        )
-    else:
+    if not setting.share_a_card:
         _fill(setting, findings, ballasts, GENERATOR, ROOM_BYTES[HELPER])
-        findings.run(
-            "generator: refused where it cannot fit", partial(memory.refused, running, setting.generator.name)
-        )
+    findings.run(REFUSED, partial(memory.refused, running, setting.generator.name))
     less_bytes = Settings().helper.memory_margin_mib * MIB // 4
     part = partial(
         memory.gives_way,
@@ -183,15 +183,14 @@ def _short_memory(
 
 def _refusal_without_card(setting: Setting, findings: Findings) -> None:
     """The computer's own memory in place of a card's."""
-    name = "generator: refused where it cannot fit"
     if (available_ram_bytes() or HUGE_BYTES) >= HUGE_BYTES:
-        findings.skip(name, "this computer has room for whatever could be asked for")
+        findings.skip(REFUSED, "this computer has room for whatever could be asked for")
         return
     huge = {"path": str(write_huge(setting.folder)), "device": "cpu", "context": HUGE_CONTEXT_TOKENS}
     text = settings(setting.folder, huge, setting.helper.keys())
-    with _started(setting, findings, text) as running:
+    with _started(setting, findings, "service with a huge window", text) as running:
         if running is not None:
-            findings.run(name, partial(memory.refused, running, setting.generator.name))
+            findings.run(REFUSED, partial(memory.refused, running, setting.generator.name))
 
 
 def _both(setting: Setting, findings: Findings, running: Service) -> None:
@@ -224,9 +223,14 @@ def _against(setting: Setting, running: Service, subject: Subject) -> Found:
         kv_type=subject.kv_type,
         environment={**os.environ, **_shown(subject)},
         on_card=subject.place.card is not None,
-        threads=usable_cores(),
+        threads=_threads(setting),
     )
     return speed.compare(running, subject.name, bench, setting.clock)
+
+
+def _threads(setting: Setting) -> int:
+    """On the CPU a single one on both sides: who else works there then hardly matters."""
+    return usable_cores() if setting.on_card else 1
 
 
 def _dry(setting: Setting, subject: Subject) -> Found:

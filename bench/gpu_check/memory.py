@@ -11,7 +11,9 @@ from bench.memory import ALLOWED_BYTES, ALLOWED_PART
 PROMPT_TOKENS, TOKENS = 1100, 32
 """More than two whole batches: everything that computing takes is taken then."""
 
-LEFT_OVER_BYTES = 64 * MIB
+LEFT_OVER_BYTES, LEFT_OVER_PART = 64 * MIB, 0.5
+"""The smaller one is what may stay behind; the part tells something where a model takes little."""
+
 SETTLE_S = 1.0
 GUARD_S = 15.0
 
@@ -77,8 +79,9 @@ def judged_unload(found: Round) -> Found:
     left_bytes = found.after_bytes - found.before_bytes
     figures: dict[str, float | str | None] = {"taken_bytes": found.taken_bytes, "left_bytes": left_bytes}
     said = f"{mib(found.taken_bytes)} taken, {mib(left_bytes)} not given back"
-    if left_bytes > LEFT_OVER_BYTES:
-        raise Faulty(f"{said}; more than {mib(LEFT_OVER_BYTES)}", **figures)
+    allowed_bytes = min(LEFT_OVER_BYTES, LEFT_OVER_PART * found.taken_bytes)
+    if left_bytes > allowed_bytes:
+        raise Faulty(f"{said}; more than {mib(allowed_bytes)}", **figures)
     return Found(said, figures)
 
 

@@ -63,15 +63,15 @@ class Findings:
 
     def skip(self, name: str, why: str) -> None:
         """Note a part that was not run."""
-        self._add(Finding(name, Status.SKIPPED, f"skipped: {why}"))
+        self._add(Finding(name, Status.SKIPPED, why))
 
     def _finding(self, name: str, part: Part) -> Finding:
         if self.clock.left_s < LEAST_S:
-            return Finding(name, Status.SKIPPED, "skipped: the time is up")
+            return Finding(name, Status.SKIPPED, "the time is up")
         try:
             found = part()
         except Skipped as reason:
-            return Finding(name, Status.SKIPPED, f"skipped: {reason}")
+            return Finding(name, Status.SKIPPED, str(reason))
         except Faulty as fault:
             return Finding(name, Status.FAULT, str(fault), fault.figures)
         except (httpx.HTTPError, OSError, subprocess.SubprocessError) as error:

@@ -28,7 +28,7 @@ class Finding:
     figures: Mapping[str, float | str | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.status:<8} {self.name}: {self.said}"
+        return f"{self.name}: {self.status}: {self.said}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,9 @@ WORDS = TEXT.split()
 class Answer:
     """What the last object of an answer says. Rates are tokens a second."""
 
-    prompt_tokens: int
     tokens: int
     prompt_rate: float
     rate: float
-    cached_tokens: int
 
 
 class Refused(Faulty):
@@ -71,12 +69,11 @@ class Service:
             "options": {"num_predict": tokens, "temperature": 0},
         }
         said = self._post("/api/generate", body)
+        read = said["prompt_eval_count"] - said["llm_optimizer"]["tokens_cached"]
         return Answer(
-            prompt_tokens=said["prompt_eval_count"],
             tokens=said["eval_count"],
-            prompt_rate=_rate(said["prompt_eval_count"], said["prompt_eval_duration"]),
+            prompt_rate=_rate(read, said["prompt_eval_duration"]),
             rate=_rate(said["eval_count"], said["eval_duration"]),
-            cached_tokens=said["llm_optimizer"]["tokens_cached"],
         )
 
     def unload(self, model: str) -> None:
