@@ -1,8 +1,9 @@
 """Shows with a real NVIDIA card what otherwise is only computed; see docs/gpu-check.md.
 
-    python -m bench.gpu_check build     builds llama.cpp for the card, with llama-bench
+    python -m bench.gpu_check sources   downloads llama.cpp's sources
+    python -m bench.gpu_check build     does so, and builds llama.cpp for the card, with llama-bench
     python -m bench.gpu_check check     runs all parts and prints what they find
-    python -m bench.gpu_check           both
+    python -m bench.gpu_check           all of it
 
 Without a card everything that needs none really runs, on small models. Exit codes: 0 no fault, 1 a fault,
 2 it cannot be run.
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,13 +33,13 @@ from bench.gpu_check.report import Report, Status
 from bench.gpu_check.sources import VOCABULARY, fetch
 from bench.gpu_check.subjects import FILES_BYTES, write_subjects
 from bench.machine import cpu_name, usable_cores
-from bench.memory import EMBEDDED
 from bench.servers import PROJECT
 from server import __version__
 from server.engine.gguf.reader import read_header
 from server.gpu.nvml import Nvml, open_nvml
 
 PAGE = PROJECT / "docs" / "gpu-check.md"
+EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 CANNOT_RUN = 2
 
 
@@ -52,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("step", nargs="?", choices=("build", "check"), help="only this one")
+    options.add_argument("step", nargs="?", choices=("sources", "build", "check"), help="only this one")
     options.add_argument(
         "--folder",
         type=Path,
@@ -92,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = (options.folder or cache_folder().parent / "gpu-check").absolute()
     nvml = open_nvml()
     try:
+        if options.step == "sources":
+            print(fetch(folder / "sources"))
+            return 0
         where = places(() if options.device == "cpu" else nvml.devices(), options.card)
         if options.step != "check":
             make(folder, options, where)
@@ -124,8 +129,8 @@ def check(folder: Path, options: argparse.Namespace, nvml: Nvml, where: dict[str
     """Run all parts, and tell what was found. Raises CannotRun."""
     on_card, started_s = _on_card(where), time.monotonic()
     built = finished(_build_folder(folder, on_card))
-    if on_card and built is None:
-        raise CannotRun("nothing is built for the card: python -m bench.gpu_check build")
+    if built is None and (on_card or find_spec("llama_cpp") is None):
+        raise CannotRun("nothing is built yet: the step build does that")
     folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < FILES_BYTES[on_card]:
         raise CannotRun(

@@ -16,8 +16,9 @@ from bench.gpu_check.ballast import Ballast, ballast
 from bench.gpu_check.build import Build
 from bench.gpu_check.cards import GENERATOR, HELPER, used_bytes
 from bench.gpu_check.parts import MIB, Clock, Faulty, Findings, Found, Skipped, mib
-from bench.gpu_check.service import Service, environment, resident_bytes, service, settings
+from bench.gpu_check.service import Refused, Service, environment, resident_bytes, service, settings
 from bench.gpu_check.subjects import (
+    BOTH_BYTES,
     HUGE_BYTES,
     HUGE_CONTEXT_TOKENS,
     ROOM_BYTES,
@@ -30,6 +31,7 @@ from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import Nvml
 
 NO_CARD = "no NVIDIA card"
+BOTH = "both: generate at once"
 REFUSED = "generator: refused where it cannot fit"
 MOST_DRY_S = 120
 
@@ -115,24 +117,28 @@ def _memory_and_load(
     setting: Setting, findings: Findings, ballasts: Mapping[str, Ballast], running: Service
 ) -> None:
     fill = partial(_fill, setting, findings, ballasts)
-    fill(GENERATOR, ROOM_BYTES[GENERATOR])
-    _model(setting, findings, running, setting.generator)
-    fill(HELPER, ROOM_BYTES[HELPER])
-    _model(setting, findings, running, setting.helper)
+    for subject in (setting.generator, setting.helper):
+        free_bytes = fill(subject.role, ROOM_BYTES[subject.role])
+        _model(setting, findings, running, subject, is_short=free_bytes < ROOM_BYTES[subject.role])
     _short_memory(setting, findings, ballasts, running)
-    for role in (GENERATOR, HELPER):
-        fill(role, sum(ROOM_BYTES.values()) if setting.share_a_card else ROOM_BYTES[role])
+    if not setting.share_a_card:
+        for role in (GENERATOR, HELPER):
+            fill(role, ROOM_BYTES[role])
+    elif fill(GENERATOR, sum(ROOM_BYTES.values())) < BOTH_BYTES:
+        findings.skip(BOTH, f"one card without {mib(BOTH_BYTES)} cannot hold both")
+        return
     _both(setting, findings, running)
 
 
 def _fill(
     setting: Setting, findings: Findings, ballasts: Mapping[str, Ballast], role: str, wanted_bytes: int
-) -> None:
-    """Leave so much of the card of that role free."""
+) -> int:
+    """Leave so much of the card of that role free; what is free then, as far as it is known."""
+    left = [wanted_bytes]
     name = f"{role}: its card filled until {wanted_bytes // MIB} MiB are free"
 
     def part() -> Found:
-        free_bytes = ballasts[role].leave(wanted_bytes)
+        left[0] = free_bytes = ballasts[role].leave(wanted_bytes)
         short = "" if free_bytes >= wanted_bytes else "; others have the rest, or the card is smaller"
         return Found(f"{mib(free_bytes)} free{short}", {"free_bytes": free_bytes})
 
@@ -140,14 +146,22 @@ def _fill(
         findings.run(name, part)
     else:
         findings.skip(name, NO_CARD)
+    return left[0]
 
 
-def _model(setting: Setting, findings: Findings, running: Service, subject: Subject) -> None:
-    """Load it, hold it against its plan, and see it go."""
+def _model(
+    setting: Setting, findings: Findings, running: Service, subject: Subject, *, is_short: bool
+) -> None:
+    """Load it, hold it against its plan, and see it go. ``is_short``: the card has less than it should."""
     rounds: list[memory.Round] = []
 
     def part() -> Found:
-        rounds.append(memory.load_twice(running, subject.name, partial(_used, setting, running, subject)))
+        try:
+            rounds.append(memory.load_twice(running, subject.name, partial(_used, setting, running, subject)))
+        except Refused as refusal:
+            if is_short:
+                raise Skipped(f"this card has no room for it: {refusal}") from refusal
+            raise
         return Found(f"twice, {mib(rounds[0].taken_bytes)} of its device", {})
 
     if not findings.run(f"{subject.role}: loads and answers", part):
@@ -202,7 +216,7 @@ def _both(setting: Setting, findings: Findings, running: Service) -> None:
         loads.append(load.both_at_once(running, names, setting.clock))
         return load.judged_answers(loads[0], alone)
 
-    findings.run("both: generate at once", part)
+    findings.run(BOTH, part)
     if loads:
         findings.run("both: health meanwhile", partial(load.judged_health, loads[0]))
 
@@ -216,7 +230,7 @@ def _speed(setting: Setting, findings: Findings, running: Service) -> None:
 
 def _against(setting: Setting, running: Service, subject: Subject) -> Found:
     if setting.build is None:
-        raise Skipped("llama-bench is not built (python -m bench.gpu_check build)")
+        raise Skipped("llama-bench is not built: the step build does that")
     bench = speed.Bench(
         program=setting.build.llama_bench,
         model=subject.path,

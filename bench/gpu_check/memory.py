@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.figures import plan_is_near
 from bench.gpu_check.parts import MIB, Faulty, Found, Skipped, mib
 from bench.gpu_check.service import Refused, Service
-from bench.memory import ALLOWED_BYTES, ALLOWED_PART
 
 PROMPT_TOKENS, TOKENS = 1100, 32
 """More than two whole batches: everything that computing takes is taken then."""
@@ -69,7 +69,7 @@ def judged_plan(found: Round) -> Found:
         f"planned {mib(found.planned_bytes)}, NVML {mib(found.taken_bytes)}, "
         f"off {off_bytes / MIB:+.0f} MiB{without}"
     )
-    if abs(off_bytes) > max(ALLOWED_PART * found.taken_bytes, ALLOWED_BYTES):
+    if not plan_is_near(found.planned_bytes, found.taken_bytes):
         raise Faulty(f"{said}; more than 3 % and 64 MiB", **figures)
     return Found(said, figures)
 
@@ -96,6 +96,7 @@ def refused(service: Service, model: str) -> Found:
             raise Faulty(f"refused without the numbers: {refusal}") from refusal
         figures: dict[str, float | str | None] = {"status": refusal.status, "health_status": healthy}
         return Found(f"{refusal.status}, alive, /health {healthy}: {refusal.error}", figures)
+    service.unload(model)
     raise Skipped(f"{model} fits: there is more memory than this part reckons with")
 
 

@@ -14,6 +14,9 @@ SHAPES = {GENERATOR: CODER_7B, HELPER: QWEN3_1_7B}
 ROOM_BYTES = {GENERATOR: 8 * GIB, HELPER: 2 * GIB}
 """The memory of the cards that this is all made for."""
 
+BOTH_BYTES = 17 * GIB // 2
+"""What both take of one card, with what CUDA takes."""
+
 FILES_BYTES = {True: 7 * GIB, False: GIB}
 """Room on the disk for the files, on a card and without."""
 
