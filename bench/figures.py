@@ -5,6 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+PLAN_PART, PLAN_BYTES = 0.03, 64 * 2**20
+"""The larger one is what a memory plan may be off."""
+
+
+def plan_is_near(planned_bytes: int, real_bytes: int) -> bool:
+    """Whether a memory plan is as near as it has to be."""
+    return abs(planned_bytes - real_bytes) <= max(PLAN_PART * real_bytes, PLAN_BYTES)
+
 
 class Better(Enum):
     """Which way a figure should go."""

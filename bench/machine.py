@@ -19,7 +19,7 @@ def usable_cores() -> int:
 def facts(binary: Path, threads: int) -> dict[str, str]:
     """What to know about a result, by name."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": str(usable_cores()),
         "threads of each server": str(threads),
         "load before the run": f"{os.getloadavg()[0]:.2f}",
@@ -64,7 +64,8 @@ def share_of_others(before: ProcessorTime, after: ProcessorTime) -> float:
     return min(max(others_s, 0.0) / total_s, 1.0) if total_s else 0.0
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """As the system calls it."""
     cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     name = re.search(r"^model name\s*:\s*(.+)$", cpus, re.MULTILINE)
     return name[1] if name else platform.processor() or "unknown"

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.figures import plan_is_near
 from bench.servers import PROJECT
 from server.domain.errors import ModelLoadFailed
 from server.engine.gguf.header import GgufHeader
@@ -30,9 +31,6 @@ BATCHES = (128, 512, 2048)
 ROWS = ((20, 20), (20, 71), (12, 67), (12, 12))
 """Sequences and rows of logits: 8 slots without and with a draft of 63 tokens, 4 slots with and without."""
 ATTENTIONS = (("f16", "auto"), ("f16", "off"), ("q8_0", "on"), ("q4_0", "auto"))
-
-ALLOWED_PART, ALLOWED_BYTES = 0.03, 64 * 2**20
-"""The larger one is what a plan may be off."""
 
 _MIB = 2**20
 
@@ -57,7 +55,7 @@ class Comparison:
     @property
     def within(self) -> bool:
         """Whether it is as near as it has to be."""
-        return abs(self.off_bytes) <= max(ALLOWED_PART * self.real_total, ALLOWED_BYTES)
+        return plan_is_near(self.planned_total, self.real_total)
 
 
 def shapes(trained_tokens: int, gpu_layers: int = -1) -> Iterator[Shape]:

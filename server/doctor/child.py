@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REBUILD = "build it anew with this project's flags (GGML_NATIVE=OFF): make rebuild-binding"
-CUDA_BUILD = 'CMAKE_ARGS="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES={architectures}" make install'
+CUDA_BUILD = 'make cuda ARCHITECTURES="{architectures}"'
 
 USUAL_ARCHITECTURES = "61;75"
 """Of the cards that the default settings are made for."""

@@ -115,7 +115,11 @@ def test_the_build_against_the_cpu(
             (),
             BOTH,
             FAULT,
-            ['generator.device = "cuda:0"', "ARCHITECTURES=61;75", 'set generator.device = "cpu" and helper'],
+            [
+                'generator.device = "cuda:0"',
+                'ARCHITECTURES="61;75"',
+                'set generator.device = "cpu" and helper',
+            ],
         ),
         (CUDA_BUILD, (CUDA0, CUDA1), BOTH, OK, ["cuda:0 RTX 2060 SUPER, cuda:1 GTX 1050"]),
         (CUDA_BUILD, (CUDA0,), BOTH, FAULT, ['helper.device = "cuda:1"', "sees cuda:0", "CUDA_VISIBLE"]),
@@ -146,7 +150,7 @@ def test_offload(
                 -6, stderr="CUDA error: no kernel image is available for execution on the device\n  at ..."
             ),
             FAULT,
-            ["no code for this card", "CMAKE_CUDA_ARCHITECTURES"],
+            ["no code for this card", "make cuda"],
         ),
         (Ended(-6, stderr="CUDA error: out of memory"), FAULT, ["the card is out of memory", "nvidia-smi"]),
         (Ended(-34), FAULT, ["dies of SIGRTMIN"]),

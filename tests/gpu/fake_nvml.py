@@ -64,10 +64,14 @@ class FakeNvml:
 
 def compile_fake_nvml(folder: Path) -> Path:
     """Compile the library into the folder and return the folder; skips the test without a compiler."""
+    return compile_library(folder, SOURCE, LIBRARY_NAME)
+
+
+def compile_library(folder: Path, source: Path, name: str) -> Path:
+    """The same for any stand-in."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler")
-    output = folder / LIBRARY_NAME
-    options = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY_NAME}"]
-    subprocess.run([compiler, *options, "-o", str(output), str(SOURCE)], check=True)
+    options = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{name}"]
+    subprocess.run([compiler, *options, "-o", str(folder / name), str(source)], check=True)
     return folder

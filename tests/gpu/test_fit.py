@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from bench.real_shapes import CODER_7B, QWEN3_1_7B, write_real_shape
 from server.engine.gguf.header import GgufHeader
 from server.engine.gguf.reader import read_header
 from server.gpu.compute import Shape
 from server.gpu.fit import Tuning, changes, fitting_plan, ladders, least, safer_bytes
 from server.gpu.plan import MemoryPlan, plan_memory
-from tests.engine.real_shapes import CODER_7B, QWEN3_1_7B, write_real_shape
 
 MIB = 2**20
 WISHED = Tuning(draft=63, batch=512, kv_type="f16", context=32768, gpu_layers=-1)

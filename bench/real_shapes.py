@@ -1,22 +1,26 @@
 """GGUFs with the exact shape of the two real models, for whoever must know what those will take.
 
 Hyperparameters, tensors and their types are those of ``qwen2.5-coder:7b`` and ``qwen3:1.7b`` in Q4_K_M. The
-vocabulary has the right number of tokens, most of which are made up. The weights are holes, which take no
-room on disk and read as zeros, or random blocks: what is in them changes neither memory nor speed.
+vocabulary has the right number of tokens: made up, or real ones where somebody has them. The weights are
+holes, which take no room on disk and read as zeros, or random blocks: what is in them changes neither memory
+nor speed.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.engine.gguf_files import ALIGNMENT, Tensor, Typed, gguf_head
+from bench.gguf_writer import ALIGNMENT, STRING, Tensor, Typed, gguf_head, text
+from server.engine.gguf.values import LazyArray
 
 _CHUNK_BLOCKS = 4096
-_NORMAL, _CONTROL = 1, 3
+_NORMAL, _CONTROL, _UNUSED = 1, 3, 5
+_EVERY = 3
 _CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -46,10 +50,23 @@ QWEN3_1_7B = RealShape(
 )
 
 
-def write_real_shape(path: Path, shape: RealShape, *, filled: bool = False) -> Path:
-    """Write a GGUF of ``shape`` and return its path: holes for weights, or random blocks if ``filled``."""
+def scaled_down(shape: RealShape) -> RealShape:
+    """A model of the same build and vocabulary that any computer can run: about 70 MB, and far quicker."""
+    return replace(shape, layers=4, width=256, feed_forward=768, heads=4, kv_heads=2, head_width=64)
+
+
+def write_real_shape(
+    path: Path, shape: RealShape, *, filled: bool = False, texts: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a GGUF of ``shape`` and return its path: holes for weights, or random blocks if ``filled``.
+
+    ``texts`` has the keys ``tokenizer.*`` of a real model of that family, read from its header; without, the
+    vocabulary is made up.
+    """
     tensors = tuple(_tensors(shape))
-    head = gguf_head(_metadata(shape), tensors)
+    head = gguf_head(
+        _metadata(shape, _made_up(shape) if texts is None else _filled_up(texts, shape)), tensors
+    )
     sizes = [-(-tensor.size_bytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
     with path.open("wb") as file:
         file.write(head)
@@ -93,10 +110,10 @@ def _tensors(shape: RealShape) -> Iterator[Tensor]:
 def _has_more_bits(layer: int, layers: int) -> bool:
     """``use_more_bits`` of llama.cpp's quantiser: the first and last eighth, and every third between."""
     eighth = layers // 8
-    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % _EVERY == _EVERY - 1
 
 
-def _metadata(shape: RealShape) -> dict[str, Any]:
+def _metadata(shape: RealShape, vocabulary: Mapping[str, Any]) -> dict[str, Any]:
     own = {
         "block_count": shape.layers,
         "context_length": shape.trained_tokens,
@@ -109,13 +126,19 @@ def _metadata(shape: RealShape) -> dict[str, Any]:
         "attention.layer_norm_rms_epsilon": 1e-6,
         "rope.freq_base": 1e6,
     }
-    tokens = [*(f"token{number}" for number in range(shape.vocabulary - len(_CONTROLS))), *_CONTROLS]
-    kinds = [_NORMAL] * (shape.vocabulary - len(_CONTROLS)) + [_CONTROL] * len(_CONTROLS)
     return {
         "general.architecture": shape.architecture,
         "general.name": f"Shape of {shape.architecture}",
         "general.file_type": 15,
         **{f"{shape.architecture}.{key}": value for key, value in own.items()},
+        **vocabulary,
+    }
+
+
+def _made_up(shape: RealShape) -> dict[str, Any]:
+    tokens = [*(f"token{number}" for number in range(shape.vocabulary - len(_CONTROLS))), *_CONTROLS]
+    kinds = [_NORMAL] * (shape.vocabulary - len(_CONTROLS)) + [_CONTROL] * len(_CONTROLS)
+    return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2",
         "tokenizer.ggml.tokens": tokens,
@@ -124,6 +147,21 @@ def _metadata(shape: RealShape) -> dict[str, Any]:
         "tokenizer.ggml.bos_token_id": shape.vocabulary - 3,
         "tokenizer.ggml.eos_token_id": shape.vocabulary - 1,
         "tokenizer.ggml.add_bos_token": False,
+    }
+
+
+def _filled_up(texts: Mapping[str, Any], shape: RealShape) -> dict[str, Any]:
+    """The real vocabulary, with as many unused tokens as the model's matrices have rows more."""
+    keys = {key: value for key, value in texts.items() if key.startswith("tokenizer.")}
+    tokens, kinds = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+    more = range(len(tokens), shape.vocabulary)
+    names = b"".join(text(f"[PAD{number}]") for number in more)
+    return {
+        **keys,
+        "tokenizer.ggml.tokens": LazyArray(STRING, shape.vocabulary, tokens.raw + names),
+        "tokenizer.ggml.token_type": LazyArray(
+            kinds.element_type, shape.vocabulary, kinds.raw + len(more) * struct.pack("<i", _UNUSED)
+        ),
     }
 
 
