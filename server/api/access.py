@@ -18,8 +18,10 @@ from server.domain.errors import NotAllowed
 
 MIB = 2**20
 
-_OPEN = frozenset({"/", "/health", "/health/live", "/health/ready"})
-"""What tells whether a server is there, and nothing else; for everybody."""
+_OPEN = frozenset({"/", "/health", "/health/live", "/health/ready", "/dashboard", "/chat"})
+"""What tells whether a server is there, and pages without what they show, which ask for a key themselves."""
+
+_FILES_OF_PAGES = "/pages/"
 
 _ADMINISTRATION = (
     *("/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/blobs"),
@@ -127,7 +129,7 @@ class Access:
 
 def needed_right(path: str) -> Right | None:
     """What a request of this path takes; None: it is for everybody."""
-    if path in _OPEN:
+    if path in _OPEN or path.startswith(_FILES_OF_PAGES):
         return None
     administers = any(path == place or path.startswith(f"{place}/") for place in _ADMINISTRATION)
     return Right.ADMIN if administers else Right.USE

@@ -15,6 +15,7 @@ from tests.running import RunningServer, embedded_config, serving
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package chromium)")
 WIDTHS = (1280, 800, 360)
 IS_LIVE = "document.querySelector('#connection').textContent === 'live'"
+KEY = "a-key-of-this-test-and-no-other"
 HOSTILE = "<img src=x onerror=document.title='broken'>"
 
 
@@ -100,6 +101,24 @@ def test_the_dashboard_shows_what_happens(cards_server: RunningServer, browser: 
     assert browser.evaluate("document.title") == "llm-optimizer"
     assert browser.complaints == []
     assert all(url.startswith(cards_server.url) for url in browser.requested if url != "about:blank")
+
+
+@needs_chromium
+def test_with_keys_the_page_asks_for_one(embedded_model: Path, browser: Browser, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[me]\nkey = "{KEY}"\n')
+    keys.chmod(0o600)
+    config = f'keys_file = "{keys}"\n{embedded_config(embedded_model, helper={"preload": False})}'
+    with serving(tmp_path, config) as server:
+        browser.open(f"{server.url}/")
+        browser.until("document.querySelector('#key-dialog').open")
+        browser.evaluate(
+            f"document.querySelector('#key').value = '{KEY}'; document.querySelector('dialog button').click()"
+        )
+        browser.until(IS_LIVE)
+        browser.until("!!document.querySelector('#models button')")
+        browser.evaluate("document.querySelector('#models button').click()")
+        assert "admin" in browser.until("document.querySelector('#model-note').textContent")
 
 
 @needs_chromium

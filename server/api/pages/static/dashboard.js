@@ -183,7 +183,7 @@ function stays(model) {
 async function keep(model, keepAlive) {
   const body = JSON.stringify({ model, keep_alive: keepAlive });
   const response = await ask("/api/generate", { method: "POST", body });
-  if (!response.ok) alert(await errorOf(response));
+  byId("model-note").textContent = response.ok ? "" : await errorOf(response);
 }
 
 function requestsTable(underWay, recent) {
