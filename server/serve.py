@@ -36,7 +36,8 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
     Raises:
         CannotServe: an address is taken, or no model at all can be loaded.
     """
-    _tell_where_it_crashes()
+    # Where llama.cpp, CUDA or systemd's watchdog end the process, each thread's place goes to the log.
+    faulthandler.enable()
     notifier = Notifier(os.environ)
     handed_over = _handed_over()
     sockets = handed_over or bind(settings.addresses)
@@ -57,14 +58,11 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
         lifespan(supervision.running, startup.running),
     )
     reload = Reload(service.current, read_again, [service.catalogue.read_again, log_level])
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, server_header=False
+    )
     server = Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=SHUTDOWN_S,
-            server_header=False,
-        ),
+        config,
         service,
         notifier,
         lambda: supervision.around_reload(reload.run),
@@ -157,11 +155,6 @@ def greeting(service: Service, sockets: Sequence[socket.socket]) -> str:
 
 def _url(listener: socket.socket) -> str:
     return f"http://{_address(listener)}"
-
-
-def _tell_where_it_crashes() -> None:
-    """Where llama.cpp, CUDA or systemd's watchdog end the process, each thread's place goes to the log."""
-    faulthandler.enable()
 
 
 def set_up_logging(level: str) -> None:
