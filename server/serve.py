@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 import uvicorn
+from fastapi import FastAPI
 
 from server import __version__
 from server.api.access import Access
@@ -38,7 +39,8 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
     Raises:
         CannotServe: an address is taken, or no model at all can be loaded.
     """
-    _tell_where_it_crashes()
+    # Where llama.cpp, CUDA or systemd's watchdog end the process, each thread's place goes to the log.
+    faulthandler.enable()
     notifier = Notifier(os.environ)
     access = _access(settings)
     handed_over = _handed_over()
@@ -62,15 +64,7 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
         service.current, read_again, [service.catalogue.read_again, log_level, _keys_and_limits(access)]
     )
     server = Server(
-        uvicorn.Config(
-            app,
-            http=connections(room_for_connections()),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=SHUTDOWN_S,
-            server_header=False,
-        ),
+        _uvicorn(app),
         service,
         notifier,
         lambda: supervision.around_reload(reload.run),
@@ -193,6 +187,13 @@ def _url(listener: socket.socket) -> str:
     return f"http://{_address(listener)}"
 
 
-def _tell_where_it_crashes() -> None:
-    """Where llama.cpp, CUDA or systemd's watchdog end the process, each thread's place goes to the log."""
-    faulthandler.enable()
+def _uvicorn(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=connections(room_for_connections()),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        server_header=False,
+    )

@@ -347,7 +347,7 @@ class Service:
                 thought = thought or bool(delta.thinking)
                 yield delta
             if isinstance(event, Finished):
-                if prepared.expected:
+                if prepared.expected and not self.drain.begun:
                     self._ahead.expect(prepared.expected)
                 yield self._report(admitted, prepared, event, thought=thought)
 
