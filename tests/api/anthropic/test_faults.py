@@ -15,6 +15,7 @@ from server.app import build_app
 from server.config import load_settings
 from server.domain.chat import AnswerDelta, ChatRequest
 from server.domain.errors import EngineFailed, QueueFull
+from server.service.ledger import Ledger
 from server.service.reply import Opening, Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -44,7 +45,7 @@ async def answer(tmp_path: Path, parts: Parts, **fields: Any) -> httpx.Response:
 async def answer_of(tmp_path: Path, chat: Any, **fields: Any) -> httpx.Response:
     config = tmp_path / "config.toml"
     config.write_text(embedded_config(tmp_path / "none.gguf"))
-    service = cast("Service", SimpleNamespace(chat=chat, fleet=None, models=None))
+    service = cast("Service", SimpleNamespace(chat=chat, fleet=None, models=None, ledger=Ledger()))
     app = build_app(service, load_settings(config, {}, {}), cast("Any", None))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
