@@ -222,6 +222,7 @@ def test_closing_twice_tells_nobody() -> None:
     ledger, recent = Ledger(), Recent()
     ledger.observe(recent.add)
     account = ledger.open(Visit())
+    account.work = Work(model="m")
     assert ledger.under_way() == (account,)
     for _ in range(2):
         ledger.close(account, None, None, Ending.OK)
@@ -235,21 +236,24 @@ def test_an_observer_that_breaks_costs_the_others_nothing(caplog: pytest.LogCapt
     ledger, recent = Ledger(), Recent()
     ledger.observe(breaks)
     ledger.observe(recent.add)
-    ledger.close(ledger.open(Visit()), None, 200, Ending.OK)
+    account = ledger.open(Visit())
+    account.work = Work(model="m")
+    ledger.close(account, None, 200, Ending.OK)
     assert recent.ended == 1
     assert "an observer of requests broke" in caplog.text
 
 
-def test_a_look_that_went_well_is_not_remembered() -> None:
-    recent = Recent()
-    for method, ending in (("GET", Ending.OK), ("GET", Ending.INTERNAL), ("POST", Ending.OK)):
-        recent.add(Record(Visit(method, method), Work(), None, 200, ending, None, 1.0))
-    assert [record.visit.method for record in recent.records()] == ["POST", "GET"]
+def test_who_only_looks_is_not_remembered() -> None:
+    recent, looked = Recent(), Record(Visit("look"), Work(), "/api/tags", 200, Ending.OK, None, 1.0)
+    recent.add(looked)
+    recent.add(replace(looked, visit=Visit("asked"), work=Work(model="m")))
+    recent.add(replace(looked, visit=Visit("refused"), error="model is required"))
+    assert [record.visit.id for record in recent.records()] == ["refused", "asked"]
 
 
 def test_only_so_many_are_remembered_the_newest_first() -> None:
     recent = Recent(most=2)
-    record = Record(Visit(), Work(), None, 200, Ending.OK, None, 1.0)
+    record = Record(Visit(), Work(model="m"), None, 200, Ending.OK, None, 1.0)
     for name in "abc":
         recent.add(replace(record, visit=Visit(name)))
     assert ([kept.visit.id for kept in recent.records()], recent.ended) == (["c", "b"], 3)
