@@ -20,6 +20,7 @@ from server.domain.errors import (
     QueueFull,
     RequestCancelled,
     ServiceError,
+    Unloaded,
 )
 from server.domain.generation import FinishReason
 from server.service.ledger import Ledger
@@ -38,6 +39,7 @@ _OF_ERRORS: tuple[tuple[type[ServiceError], Ending], ...] = (
     (ModelLoadFailed, Ending.LOAD_FAILED),
     (EngineFailed, Ending.ENGINE_FAILED),
     (RequestCancelled, Ending.STOPPED),
+    (Unloaded, Ending.STOPPED),
 )
 """The narrower kinds stand before the wider ones."""
 

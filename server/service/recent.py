@@ -5,14 +5,12 @@ from collections import deque
 from server.domain.account import Record
 
 MOST = 100
-_LOOKS = ("GET", "HEAD", "OPTIONS")
 
 
 class Recent:
-    """The newest ones; an observer of the ledger. ``ended`` counts all that were ever kept.
+    """The newest that asked a model for something, or that went wrong; an observer of the ledger.
 
-    Looks without an error (at lists, health, metrics, the dashboard) are left out: somebody is
-    always looking.
+    ``ended`` counts all of those there ever were.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -20,8 +18,8 @@ class Recent:
         self.ended = 0
 
     def add(self, record: Record) -> None:
-        """Keep one; the oldest goes if there is no room."""
-        if record.visit.method in _LOOKS and record.error is None:
+        """Keep one; the oldest goes if there is no room. Whoever only looks on would push the others out."""
+        if record.work.model is None and record.error is None:
             return
         self._records.append(record)
         self.ended += 1

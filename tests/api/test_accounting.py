@@ -243,16 +243,17 @@ def test_an_observer_that_breaks_costs_the_others_nothing(caplog: pytest.LogCapt
     assert "an observer of requests broke" in caplog.text
 
 
+def test_who_only_looks_is_not_remembered() -> None:
+    recent, looked = Recent(), Record(Visit("look"), Work(), "/api/tags", 200, Ending.OK, None, 1.0)
+    recent.add(looked)
+    recent.add(replace(looked, visit=Visit("asked"), work=Work(model="m")))
+    recent.add(replace(looked, visit=Visit("refused"), error="model is required"))
+    assert [record.visit.id for record in recent.records()] == ["refused", "asked"]
+
+
 def test_only_so_many_are_remembered_the_newest_first() -> None:
     recent = Recent(most=2)
     record = Record(Visit(), Work(model="m"), None, 200, Ending.OK, None, 1.0)
     for name in "abc":
         recent.add(replace(record, visit=Visit(name)))
     assert ([kept.visit.id for kept in recent.records()], recent.ended) == (["c", "b"], 3)
-
-
-def test_a_look_is_remembered_only_where_it_went_wrong() -> None:
-    recent = Recent()
-    for name, method, error in (("look", "GET", None), ("fault", "GET", "not JSON"), ("work", "POST", None)):
-        recent.add(Record(Visit(name, method), Work(), None, 200, Ending.OK, error, 1.0))
-    assert [record.visit.id for record in recent.records()] == ["work", "fault"]

@@ -17,6 +17,7 @@ from server.config import load_settings
 from server.domain.chat import AnswerDelta, ChatRequest
 from server.domain.errors import EngineFailed, QueueFull
 from server.service.drain import Drain
+from server.service.ledger import Ledger
 from server.service.reply import Opening, Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -46,9 +47,11 @@ async def answer(tmp_path: Path, parts: Parts, **fields: Any) -> httpx.Response:
 async def answer_of(tmp_path: Path, chat: Any, **fields: Any) -> httpx.Response:
     config = tmp_path / "config.toml"
     config.write_text(embedded_config(tmp_path / "none.gguf"))
-    service = cast("Service", SimpleNamespace(chat=chat, fleet=None, models=None, drain=Drain()))
+    parts = {"chat": chat, "fleet": None, "models": None, "drain": Drain(), "ledger": Ledger()}
     settings = load_settings(config, {}, {})
-    app = build_app(service, settings, Access(settings.limits, ()), cast("Any", None))
+    app = build_app(
+        cast("Service", SimpleNamespace(**parts)), settings, Access(settings.limits, ()), cast("Any", None)
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.post("/v1/messages", json=message_body(**fields))
