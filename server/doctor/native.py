@@ -105,8 +105,9 @@ def _plan(entry: Entry, catalogue: Catalogue, placements: Placements) -> Planned
         installed = catalogue.inspect(entry)
     except ModelLoadFailed as error:
         return Planned(role, model, device, refusal=str(error), unreadable=True)
-    free_bytes = placements.devices.free_bytes(device)
+    free_bytes = None
     try:
+        free_bytes = placements.devices.free_bytes(device)
         placement = placements.place(installed)
     except NoRoom as error:
         total_bytes = None if free_bytes is None else free_bytes + error.missing_bytes
