@@ -14,6 +14,7 @@ from server.config import Settings
 from server.doctor.check import Check, fault, ok, warning
 from server.doctor.child import CUDA_BUILD, REBUILD, Ended, cause_of_death, run_child
 from server.doctor.facts import Build, Native, SeenDevice
+from server.doctor.handover import hand_over
 
 PACKAGE = "llama-cpp-python"
 
@@ -48,7 +49,7 @@ def look_at_native(settings: Settings, *, at_cards: bool) -> tuple[Native, Ended
     ended = run_child(
         "server.doctor.native",
         *parts,
-        stdin=settings.model_dump_json(),
+        stdin=hand_over(settings),
         timeout_s=_LOOK_TIMEOUT_S,
         environment={**os.environ, **_CHILD_ENVIRONMENT, **({} if at_cards else _WITHOUT_CARDS)},
     )

@@ -7,10 +7,11 @@ from pathlib import Path
 from server.catalogue import Catalogue
 from server.catalogue.known import find_known
 from server.config import Settings
-from server.doctor import binding, cards, folders, models, plan, ports, units
+from server.doctor import binding, cards, crashes, folders, models, plan, ports, units
 from server.doctor.check import Check, Status, ok, worst
 from server.doctor.facts import Build, Native, Planned, SeenDevice
 from server.gpu.nvml import open_nvml
+from server.service.crashes import Crash, Crashes, crash_folder
 
 _MIB = 2**20
 _DECODING_TAKES_BYTES = 512 * _MIB
@@ -51,6 +52,7 @@ def examine(settings: Settings, config: Path | None, *, verify: bool) -> Report:
         *_model_checks(catalogue, verify=verify),
         *map(plan.judge_plan, planned),
         *map(ports.judge_port, listening),
+        *crashes.judge_crashes(crash_folder(settings.cache_dir), _crashes(settings)),
         units.judge_unit(units.look_at_unit()),
         units.judge_ollama(units.active_ollama_units()),
         *_folder_checks(settings, catalogue),
@@ -105,6 +107,10 @@ def _model_checks(catalogue: Catalogue, *, verify: bool) -> Iterator[Check]:
     for sight in models.look_at_models(catalogue, verify=verify):
         known = find_known(catalogue.known, sight.entry.name)
         yield models.judge_model(sight, known, catalogue.models_dir)
+
+
+def _crashes(settings: Settings) -> tuple[Crash, ...]:
+    return tuple(Crashes(crash_folder(settings.cache_dir)).in_force().values())
 
 
 def _folder_checks(settings: Settings, catalogue: Catalogue) -> Iterator[Check]:

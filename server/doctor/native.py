@@ -1,7 +1,7 @@
 """A program of its own: loads llama.cpp and prints what it says of its build, the devices and the plan.
 
-``python -m server.doctor.native PARTS...`` with the settings as JSON on its standard input. Each part is
-printed, one JSON object a line, as soon as it is known, so that it counts even if the next one kills.
+``python -m server.doctor.native PARTS...`` with the settings on its standard input (see ``handover``). Each
+part is printed, one JSON object a line, as soon as it is known, so that it counts even if the next one kills.
 """
 
 import ctypes
@@ -17,29 +17,32 @@ from typing import Any
 import llama_cpp.llama_cpp as binding
 
 from server.catalogue import Catalogue, Entry
-from server.config import Settings
 from server.doctor.facts import Build, Planned, SeenDevice
+from server.doctor.handover import take_over
 from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import Nvml, open_nvml
 from server.service.cards import with_cuda_numbers
+from server.service.crashes import Crashes, crash_folder
 from server.service.devices import Devices
 from server.service.placement import NoRoom, Placement, Placements
+from server.service.risks import Risk, Risks
 
 _CUDA_RUNTIME = re.compile(r"/\S*/libcudart\.so\S*")
 
 
 def main(parts: Iterable[str]) -> None:
     """Print what is asked for: ``devices``, ``plan``, or just the build."""
-    settings = Settings.model_validate_json(sys.stdin.read())
+    settings = take_over(sys.stdin.read())
     library, nvml = Library(), open_nvml()
     _tell(build=asdict(_build(library)))
     if "devices" in parts:
         _tell(devices=[_seen(device) for device in library.devices()])
     if "plan" in parts:
         settings, shared = with_cuda_numbers(settings, library, nvml), Shared(library, nvml)
-        _tell(plan=[asdict(planned) for planned in planned_models(Catalogue(settings), shared)])
+        risks = Risks(Crashes(crash_folder(settings.cache_dir)), shared)
+        _tell(plan=[asdict(planned) for planned in planned_models(Catalogue(settings), shared, risks)])
 
 
 def _tell(**part: Any) -> None:
@@ -89,25 +92,26 @@ class Shared(Devices):
         return None if free_bytes is None else max(free_bytes - self.taken_bytes[device], 0)
 
 
-def planned_models(catalogue: Catalogue, devices: Shared) -> Iterator[Planned]:
+def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
     placements = Placements(devices)
     for entry in catalogue.configured:
-        planned = _plan(entry, catalogue, placements)
+        planned = _plan(entry, catalogue, placements, risks)
         if planned.refusal is None:
             devices.taken_bytes[planned.device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
         yield planned
 
 
-def _plan(entry: Entry, catalogue: Catalogue, placements: Placements) -> Planned:
+def _plan(entry: Entry, catalogue: Catalogue, placements: Placements, risks: Risks) -> Planned:
     role, model, device = entry.section, entry.name.display, entry.settings.device
     try:
         installed = catalogue.inspect(entry)
     except ModelLoadFailed as error:
         return Planned(role, model, device, refusal=str(error), unreadable=True)
-    free_bytes = placements.devices.free_bytes(device)
+    free_bytes = None
     try:
-        placement = placements.place(installed)
+        free_bytes = placements.devices.free_bytes(device)
+        placement = placements.place(installed, crash=risks.last(installed, Risk.LOAD))
     except NoRoom as error:
         total_bytes = None if free_bytes is None else free_bytes + error.missing_bytes
         return Planned(

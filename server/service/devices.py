@@ -177,8 +177,9 @@ class Devices:
         card = match_devices(cuda_devices(self._all()), cards).get(index)
         if card is not None and (card.fault or card.memory_free_bytes is not None):
             return Watched(card.memory_free_bytes, margin_bytes, card.fault)
-        # Where NVML has known the card it is not well now, and ggml would not survive the question.
-        return Watched(None if index in self._matched else self._ggmls_word(device), margin_bytes)
+        # Where NVML no longer knows the card it is not well, and ggml would not survive the question.
+        gone = card is None and index in self._matched
+        return Watched(None if gone else self._ggmls_word(device), margin_bytes)
 
     def _ggmls_word(self, device: str) -> int | None:
         name = device.replace(":", "")

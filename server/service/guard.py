@@ -70,7 +70,8 @@ class Guard:
         self._shut_unusable({device: seen.fault for device, seen in sight.devices.items() if seen.fault})
         for device in self._levels.keys() - sight.devices.keys():
             self._change(device, Level.CALM, None)
-        for device, watched in sight.devices.items():
+        usable = {device: seen for device, seen in sight.devices.items() if seen.fault is None}
+        for device, watched in usable.items():
             level = next_level(self.level_of(device), watched.free_bytes, watched.margin_bytes)
             self._change(device, level, watched)
             await self._act(device, level, watched)
@@ -113,6 +114,7 @@ class Guard:
         for device in self._unusable.keys() - faults.keys():
             self._gate.open(device)
         for device, fault in faults.items():
+            self._levels.pop(device, None)
             self._gate.shut(device, f"{device} cannot be used: {fault}")
         self._unusable = dict(faults)
 

@@ -1,5 +1,6 @@
 """What is made of each sight, without looking at anything."""
 
+import datetime
 import errno
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from server.doctor.binding import judge_binding, judge_build, judge_decoding, ju
 from server.doctor.cards import Driver, architectures_of, judge_card, judge_driver, roles_by_card
 from server.doctor.check import Check, Status, fault, ok, warning, worst
 from server.doctor.child import Ended
+from server.doctor.crashes import judge_crashes
 from server.doctor.facts import Build, Capability, Native, Planned, SeenDevice
 from server.doctor.folders import Folder, judge_cache, judge_models_dir
 from server.doctor.plan import judge_plan, wanted_cards
 from server.doctor.ports import Port, Running, Tenant, judge_port
 from server.doctor.units import Unit, judge_ollama, judge_unit, parse_unit
 from server.gpu.nvml import GpuReading
+from server.service.crashes import Crash
 
 OK, WARNING, FAULT = Status.OK, Status.WARNING, Status.FAULT
 MIB = 2**20
@@ -348,6 +351,16 @@ def test_the_cache_folder(folder: Folder | None, budget_bytes: int, status: Stat
 )
 def test_the_models_folder(folder: Folder, missing_bytes: int, status: Status, words: list[str]) -> None:
     says(judge_models_dir(folder, missing_bytes), status, *words)
+
+
+def test_what_ended_the_service_is_told_with_the_way_to_forget_it() -> None:
+    at = datetime.datetime(2026, 11, 28, 18, tzinfo=datetime.UTC)
+    crash = Crash("loaded qwen3:1.7b on cuda:1", 2, at, 1400 * 2**20, shared=False)
+    (check,) = judge_crashes(Path("/c/crashes"), [crash])
+    says(check, WARNING, "twice", "1400 MiB planned", "until 2026-11-29 06:00 UTC", "delete /c/crashes")
+    assert check.subject == "loaded qwen3:1.7b on cuda:1"
+    says(*judge_crashes(Path("/c/crashes"), []), OK, "not ended the service lately")
+    says(*judge_crashes(None, []), OK, "not remembered")
 
 
 def test_cards_by_another_name_get_their_number_from_the_plan() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from server.gpu.nvml import GpuReading
-from server.gpu.placement import CudaDevice, cuda_index, match_devices
+from server.gpu.placement import CudaDevice, cuda_index, match_devices, with_vanished
 
 MIB = 2**20
 RTX, GTX = "NVIDIA GeForce RTX 2060 SUPER", "NVIDIA GeForce GTX 1050"
@@ -119,3 +119,34 @@ def test_a_card_by_its_uuid_or_its_place(wanted: str, index: int | None) -> None
         GpuReading(1, uuid=UUIDS[1], pci_bus_id="0000:0a:00.0", name="NVIDIA GeForce GTX 1050"),
     ]
     assert cuda_index(wanted, cuda, cards) == index
+
+
+FIRST, SECOND = GpuReading(0, "GPU-a", "01", "one"), GpuReading(1, "GPU-b", "0a", "two")
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ((FIRST, SECOND), (FIRST, SECOND)),
+        ((FIRST,), (FIRST, GpuReading(1, "GPU-b", "0a", "two", fault="the card is no longer there"))),
+        # NVML counts anew: the other card has its number now.
+        (
+            (GpuReading(0, "GPU-b"),),
+            (
+                GpuReading(0, "GPU-b"),
+                GpuReading(0, "GPU-a", "01", "one", fault="the card is no longer there"),
+            ),
+        ),
+        ((FIRST, GpuReading(1, fault="lost")), (FIRST, GpuReading(1, "GPU-b", "0a", "two", fault="lost"))),
+        (
+            (FIRST, SECOND, GpuReading(2, fault="lost")),
+            (FIRST, SECOND, GpuReading(2, fault="lost")),
+        ),
+    ],
+)
+def test_cards_that_were_there_stay_known(
+    now: tuple[GpuReading, ...], expected: tuple[GpuReading, ...]
+) -> None:
+    assert with_vanished((FIRST, SECOND), now) == expected
+    # As long as it is gone.
+    assert with_vanished(expected, now) == expected

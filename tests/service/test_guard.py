@@ -119,6 +119,21 @@ async def test_a_device_that_nobody_can_read_or_that_is_empty_is_not_short(watch
     await watching.gate.passed(GPU, waits=False)
 
 
+async def test_work_for_a_lost_card_waits_until_it_is_back(watching: Watching) -> None:
+    lost = Sight({GPU: Watched(None, 100 * MIB, "GPU is lost")}, {})
+    await watching.see(30)
+    await watching.see_all(lost)
+    with pytest.raises(DeviceShort, match="cuda:1 cannot be used: GPU is lost"):
+        await watching.gate.passed(GPU, waits=True)
+    assert watching.guard.watched() == lost.devices
+    # It comes back as short as it was.
+    await watching.see(30)
+    with pytest.raises(DeviceShort, match="cuda:1 is short of memory"):
+        await watching.gate.passed(GPU, waits=False)
+    await watching.see(90)
+    await watching.gate.passed(GPU, waits=False)
+
+
 async def test_faults_of_cards_come_and_go(watching: Watching, caplog: pytest.LogCaptureFixture) -> None:
     lost = Sight({}, {"GPU 1 (GTX 1050)": "GPU is lost"})
     for sight in (lost, lost, Sight({}, {})):
