@@ -383,9 +383,9 @@ def test_a_full_disk_ends_with_2(
 
 @pytest.mark.slow
 def test_without_a_card_everything_runs_that_needs_none(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--folder", str(tmp_path), "--json", str(tmp_path / "found.json")]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.gpu_check", "check", "--device", "cpu", "--folder", str(tmp_path)]
-        + ["--json", str(tmp_path / "found.json")],
+        [sys.executable, "-m", "bench.gpu_check", "check", *options],
         cwd=PROJECT,
         capture_output=True,
         text=True,
