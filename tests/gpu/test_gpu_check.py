@@ -20,7 +20,7 @@ from bench.gpu_check import load, memory, speed
 from bench.gpu_check.__main__ import main
 from bench.gpu_check.ballast import Ballast, CudaFailed, ballast
 from bench.gpu_check.cards import GENERATOR, HELPER, places
-from bench.gpu_check.parts import Clock, Faulty, Findings, Found, Skipped
+from bench.gpu_check.parts import CannotRun, Clock, Faulty, Findings, Found, Skipped
 from bench.gpu_check.report import BEGIN, NONE_YET, Finding, Report, Status, written_into
 from bench.gpu_check.service import Answer, new_prompt
 from bench.gpu_check.sources import BACKENDS, LLAMA_CPP, NEEDED, VOCABULARY, prune
@@ -132,7 +132,7 @@ def test_where_the_models_go(cards: list[GpuReading], chosen: list[int], devices
 
 
 def test_a_card_that_is_not_there_cannot_be_chosen() -> None:
-    with pytest.raises(ValueError, match="no usable card has the number 2; those here: 0"):
+    with pytest.raises(CannotRun, match="no usable card has the number 2; those here: 0"):
         places([RTX, LOST], [2])
 
 
