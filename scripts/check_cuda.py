@@ -352,17 +352,19 @@ def gather(asked: str | None, folders: Mapping[str, int], environment: Mapping[s
 
 def look_at_driver() -> Driver:
     """By nvidia-smi, as far as it is there and works."""
-    rows = said("nvidia-smi", "--query-gpu=driver_version,name,compute_cap", "--format=csv,noheader")
-    fields = [line.split(", ", 2) for line in rows.splitlines()] if rows else []
-    if not fields or any(len(row) < 3 for row in fields):  # noqa: PLR2004
-        # An old driver does not know compute_cap.
-        rows = said("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader")
-        fields = [[*line.split(", ", 1), ""] for line in rows.splitlines() if ", " in line]
-    cards = tuple(Card(name, _architecture(capability)) for _, name, capability in fields)
-    cuda = re.search(r"CUDA (?:\w+ )?Version:\s*(\d+)\.(\d+)", said("nvidia-smi")) if fields else None
+    # An old driver does not know compute_cap.
+    rows = asked_of_cards("driver_version,compute_cap,name") or asked_of_cards("driver_version,name")
+    cards = tuple(Card(row[-1], _architecture(row[1])) for row in rows)
+    cuda = re.search(r"CUDA (?:\w+ )?Version:\s*(\d+)\.(\d+)", said("nvidia-smi")) if rows else None
     return Driver(
-        fields[0][0] if fields else None, (int(cuda[1]), int(cuda[2])) if cuda else None, has_libcuda(), cards
+        rows[0][0] if rows else None, (int(cuda[1]), int(cuda[2])) if cuda else None, has_libcuda(), cards
     )
+
+
+def asked_of_cards(fields: str) -> list[list[str]]:
+    """A row for each card; a name, which may hold whatever it likes, comes last."""
+    rows = said("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader").splitlines()
+    return [row.split(", ", fields.count(",")) for row in rows if row.count(", ") >= fields.count(",")]
 
 
 def has_libcuda() -> bool:

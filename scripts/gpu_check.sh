@@ -6,7 +6,8 @@
 #   scripts/gpu_check.sh pack DIR [PYTHON]             everything that a machine without a network needs (PYTHON: 3.12)
 #   GPU_CHECK_PACK=DIR scripts/gpu_check.sh ...        uses such a folder; cmake and ninja must be there
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
 python=${PYTHON:-python3}
 pack=${GPU_CHECK_PACK:-}
@@ -15,9 +16,9 @@ env=$folder/env
 
 # The service's packages, but for the binding, which is built for the card; the check itself asks with httpx.
 requirements() {
-    { grep -oE '^[A-Za-z0-9._-]+==' requirements/base.txt; printf '%s==\n' httpx httpcore certifi; } |
+    { grep -oE '^[A-Za-z0-9._-]+==' "$root/requirements/base.txt"; printf '%s==\n' httpx httpcore certifi; } |
         grep -v '^llama-cpp-python==' |
-        awk 'NR == FNR { wanted[$0] = 1; next } /^[A-Za-z0-9]/ { match($0, /==/); take = substr($0, 1, RSTART + 1) in wanted } take' - requirements/dev.txt
+        awk 'NR == FNR { wanted[$0] = 1; next } /^[A-Za-z0-9]/ { match($0, /==/); take = substr($0, 1, RSTART + 1) in wanted } take' - "$root/requirements/dev.txt"
 }
 
 pip_options=(--disable-pip-version-check -qq --no-deps --require-hashes --only-binary :all:)
@@ -42,7 +43,7 @@ make_environment() {
     wanted=$(mktemp)
     requirements >"$wanted"
     if ! cmp -s "$wanted" "$env/requirements.txt" || ! "$env/bin/python" -c '' 2>/dev/null; then
-        scripts/check_host.sh "$python"
+        "$root/scripts/check_host.sh" "$python"
         echo "==> Making an environment for the check"
         if [[ -n $pack ]]; then
             if ! command -v cmake || ! command -v ninja; then
@@ -51,7 +52,7 @@ make_environment() {
             fi
             where=(--no-index --find-links "$pack/wheels" -r "$wanted")
         else
-            where=(-r requirements/build.txt -r "$wanted")
+            where=(-r "$root/requirements/build.txt" -r "$wanted")
         fi
         "$python" -m venv --clear --without-pip "$env"
         "$python" -m pip --python "$env/bin/python" install "${pip_options[@]}" "${where[@]}"

@@ -28,7 +28,7 @@ from bench.gpu_check import report
 from bench.gpu_check.build import Build, build, finished
 from bench.gpu_check.cards import Place, places
 from bench.gpu_check.examine import Setting, examine
-from bench.gpu_check.parts import Clock, Findings, mib
+from bench.gpu_check.parts import CannotRun, Clock, Findings, mib
 from bench.gpu_check.report import Report, Status
 from bench.gpu_check.sources import VOCABULARY, fetch
 from bench.gpu_check.subjects import FILES_BYTES, write_subjects
@@ -41,10 +41,7 @@ from server.gpu.nvml import Nvml, open_nvml
 PAGE = PROJECT / "docs" / "gpu-check.md"
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 CANNOT_RUN = 2
-
-
-class CannotRun(Exception):
-    """The check cannot begin; the text says why, and what to do."""
+SHOWN_LINES = 40
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.step != "check":
             make(folder, options, where)
         return 0 if options.step == "build" else check(folder, options, nvml, where)
-    except (CannotRun, BuildFailed, ValueError) as error:
+    except (CannotRun, BuildFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_RUN
     finally:
@@ -117,7 +114,12 @@ def make(folder: Path, options: argparse.Namespace, where: dict[str, Place]) -> 
         flush=True,
     )
     started_s = time.monotonic()
-    done = build(sources, _build_folder(folder, on_card), options.architectures, on_card)
+    target = _build_folder(folder, on_card)
+    try:
+        done = build(sources, target, options.architectures, on_card)
+    except BuildFailed:
+        print(_end_of(target / "build.log"), file=sys.stderr)
+        raise
     print(
         f"    built after {time.monotonic() - started_s:.0f} s: {done.cuda_architectures or 'CPU'}",
         flush=True,
@@ -153,7 +155,10 @@ def tell(found: Report, options: argparse.Namespace) -> None:
     if options.json is not None:
         options.json.write_text(found.as_json(), encoding="utf-8")
     if options.write:
-        report.write(PAGE, found)
+        try:
+            report.write(PAGE, found)
+        except ValueError as error:
+            raise CannotRun(f"the table was not written: {error}") from error
 
 
 def facts(nvml: Nvml, where: dict[str, Place], built: Build | None) -> dict[str, str]:
@@ -181,6 +186,12 @@ def _texts(sources: Path) -> dict[str, Any]:
     raise CannotRun(
         "no vocabulary is here: python -m bench.gpu_check build brings one, and so does make install"
     )
+
+
+def _end_of(log: Path) -> str:
+    """Where a machine is lent for minutes nobody may have another look at its files."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return "\n".join(lines[-SHOWN_LINES:])
 
 
 def _on_card(where: dict[str, Place]) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.gpu_check.parts import Faulty
+from bench.gpu_check.parts import CannotRun, Faulty
 from server.gpu.nvml import GpuReading, Nvml
 
 GENERATOR, HELPER = "generator", "helper"
@@ -21,13 +21,13 @@ def places(cards: Sequence[GpuReading], chosen: Sequence[int]) -> dict[str, Plac
     """The places of generator and helper: two cards, the larger one first, or one for both, or the CPU.
 
     ``chosen`` has the numbers of the cards, as nvidia-smi counts, where the user wants certain ones.
-    Raises ValueError for a number that no usable card has.
+    Raises CannotRun for a number that no usable card has.
     """
     usable = {card.index: card for card in cards if card.fault is None and card.uuid is not None}
     unknown = [str(number) for number in chosen if number not in usable]
     if unknown:
         there = ", ".join(map(str, usable)) or "none"
-        raise ValueError(f"no usable card has the number {', '.join(unknown)}; those here: {there}")
+        raise CannotRun(f"no usable card has the number {', '.join(unknown)}; those here: {there}")
     wanted = [usable[number] for number in chosen] or sorted(
         usable.values(), key=lambda card: -(card.memory_total_bytes or 0)
     )

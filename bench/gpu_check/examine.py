@@ -30,8 +30,8 @@ from server.config import Settings
 from server.gpu.host import available_ram_bytes
 from server.gpu.nvml import Nvml
 
-NO_CARD = "no NVIDIA card"
-BOTH = "both: generate at once"
+NO_CARD, NOT_LOADED = "no NVIDIA card", "the model was not loaded"
+BOTH, HEALTH = "both: generate at once", "both: health meanwhile"
 REFUSED = "generator: refused where it cannot fit"
 MOST_DRY_S = 120
 
@@ -125,7 +125,8 @@ def _memory_and_load(
         for role in (GENERATOR, HELPER):
             fill(role, ROOM_BYTES[role])
     elif fill(GENERATOR, sum(ROOM_BYTES.values())) < BOTH_BYTES:
-        findings.skip(BOTH, f"one card without {mib(BOTH_BYTES)} cannot hold both")
+        for name in (BOTH, HEALTH):
+            findings.skip(name, f"one card without {mib(BOTH_BYTES)} cannot hold both")
         return
     _both(setting, findings, running)
 
@@ -164,13 +165,16 @@ def _model(
             raise
         return Found(f"twice, {mib(rounds[0].taken_bytes)} of its device", {})
 
+    plan, back = f"{subject.role}: plan against NVML", f"{subject.role}: memory comes back"
     if not findings.run(f"{subject.role}: loads and answers", part):
+        findings.skip(plan, NOT_LOADED)
+        findings.skip(back, NOT_LOADED)
         return
     if subject.place.card is None:
-        findings.skip(f"{subject.role}: plan against NVML", NO_CARD)
+        findings.skip(plan, NO_CARD)
     else:
-        findings.run(f"{subject.role}: plan against NVML", partial(memory.judged_plan, rounds[0]))
-    findings.run(f"{subject.role}: memory comes back", partial(memory.judged_unload, rounds[0]))
+        findings.run(plan, partial(memory.judged_plan, rounds[0]))
+    findings.run(back, partial(memory.judged_unload, rounds[0]))
 
 
 def _short_memory(
@@ -218,7 +222,9 @@ def _both(setting: Setting, findings: Findings, running: Service) -> None:
 
     findings.run(BOTH, part)
     if loads:
-        findings.run("both: health meanwhile", partial(load.judged_health, loads[0]))
+        findings.run(HEALTH, partial(load.judged_health, loads[0]))
+    else:
+        findings.skip(HEALTH, "the models did not generate")
 
 
 def _speed(setting: Setting, findings: Findings, running: Service) -> None:

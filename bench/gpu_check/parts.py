@@ -13,6 +13,10 @@ LEAST_S = 5
 MIB = 2**20
 
 
+class CannotRun(Exception):
+    """The check cannot begin, or not end as it was told to; the text says why, and what to do."""
+
+
 class Skipped(Exception):
     """A part cannot be run here; the text says why."""
 

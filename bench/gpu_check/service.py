@@ -22,7 +22,7 @@ from bench.servers import NOT_INHERITED, PROJECT
 
 START_S, STOP_S, UNLOAD_S = 90, 30, 30
 POLL_S = 0.1
-SHOWN_BYTES = 2000
+SHOWN_BYTES, SHOWN_LINES = 2000, 10
 TEXT = "the river runs past a small town where people read old books and ask what time will bring"
 WORDS = TEXT.split()
 
@@ -101,7 +101,7 @@ class Service:
 
     def last_words(self) -> str:
         """The end of its log, on one line."""
-        return " / ".join(self._log.read_text(errors="replace")[-SHOWN_BYTES:].splitlines()[-6:])
+        return " / ".join(self._log.read_text(errors="replace")[-SHOWN_BYTES:].splitlines()[-SHOWN_LINES:])
 
     def stop(self) -> int:
         """End it as a user does; its exit code. Raises subprocess.TimeoutExpired."""

@@ -165,9 +165,9 @@ def test_flags_of_the_user_stay_and_ours_are_renewed() -> None:
 
 NVIDIA_SMI = """\
 case "$1" in
-    --query-gpu=driver_version,name,compute_cap*)
-        echo '580.95.05, RTX 2060 SUPER, 7.5'
-        echo '580.95.05, GTX 1050, 6.1' ;;
+    --query-gpu=driver_version,compute_cap,name)
+        echo '580.95.05, 7.5, RTX 2060 SUPER'
+        echo '580.95.05, 6.1, GTX 1050' ;;
     "") echo '| NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0 |' ;;
     *) exit 2 ;;
 esac

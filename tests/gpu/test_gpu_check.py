@@ -20,7 +20,7 @@ from bench.gpu_check import load, memory, speed
 from bench.gpu_check.__main__ import main
 from bench.gpu_check.ballast import Ballast, CudaFailed, ballast
 from bench.gpu_check.cards import GENERATOR, HELPER, places
-from bench.gpu_check.parts import Clock, Faulty, Findings, Found, Skipped
+from bench.gpu_check.parts import CannotRun, Clock, Faulty, Findings, Found, Skipped
 from bench.gpu_check.report import BEGIN, NONE_YET, Finding, Report, Status, written_into
 from bench.gpu_check.service import Answer, new_prompt
 from bench.gpu_check.sources import BACKENDS, LLAMA_CPP, NEEDED, VOCABULARY, prune
@@ -28,6 +28,7 @@ from bench.gpu_check.subjects import write_subjects
 from bench.real_shapes import CODER_7B, scaled_down, write_real_shape
 from server.engine.gguf.reader import read_header
 from server.gpu.nvml import GpuReading
+from tests.gpu.fake_nvml import FakeNvml
 from tests.running import PROJECT
 
 MIB = 2**20
@@ -131,7 +132,7 @@ def test_where_the_models_go(cards: list[GpuReading], chosen: list[int], devices
 
 
 def test_a_card_that_is_not_there_cannot_be_chosen() -> None:
-    with pytest.raises(ValueError, match="no usable card has the number 2; those here: 0"):
+    with pytest.raises(CannotRun, match="no usable card has the number 2; those here: 0"):
         places([RTX, LOST], [2])
 
 
@@ -383,9 +384,9 @@ def test_a_full_disk_ends_with_2(
 
 @pytest.mark.slow
 def test_without_a_card_everything_runs_that_needs_none(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--folder", str(tmp_path), "--json", str(tmp_path / "found.json")]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.gpu_check", "check", "--device", "cpu", "--folder", str(tmp_path)]
-        + ["--json", str(tmp_path / "found.json")],
+        [sys.executable, "-m", "bench.gpu_check", "check", *options],
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -402,3 +403,54 @@ def test_without_a_card_everything_runs_that_needs_none(tmp_path: Path) -> None:
     assert found["helper: memory comes back"]["status"] == "ok"
     assert found["both: generate at once"]["status"] == "ok"
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+
+
+STAND_INS = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from bench.gpu_check import __main__ as command, cards, subjects
+from bench.gpu_check.build import Build
+from bench.real_shapes import scaled_down
+
+shapes = subjects.SHAPES.items()
+subjects.SHAPES = {role: replace(scaled_down(shape), trained_tokens=4096) for role, shape in shapes}
+cards._place = lambda card: cards.Place("cpu", card)
+command.finished = lambda folder: Build(folder, "75")
+command.FILES_BYTES = {True: 0}
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_way_with_a_card_on_stand_ins_for_all_of_it(
+    fake_nvml: FakeNvml, fake_cuda_folder: Path, tmp_path: Path
+) -> None:
+    """NVML and the driver's library are pretended, and the models are on the CPU: so what they take is not
+    seen, and not judged here."""
+    environment = fake_nvml.environment()
+    environment["LD_LIBRARY_PATH"] += f":{fake_cuda_folder}"
+    options = ["--card", "0", "--folder", str(tmp_path), "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(
+        [sys.executable, "-c", STAND_INS, "check", *options],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    report = json.loads((tmp_path / "found.json").read_text())
+    found = {one["name"]: one for one in report["findings"]}
+
+    assert report["on_card"], done.stdout
+    assert "RTX 2060 SUPER, 7.5, 8192 MiB" in report["facts"]["card 0"]
+    for mib in (8192, 2048, 10_240):
+        [filled] = [one for name, one in found.items() if f"filled until {mib} MiB" in name]
+        assert filled["figures"] == {"free_bytes": mib * MIB}
+    assert found["helper: loads and answers"]["status"] == "ok"
+    assert "NVML 0 MiB" in found["generator: plan against NVML"]["said"]
+    assert "16 MiB left free" in found["helper: another program takes its memory"]["said"]
+    assert found["both: generate at once"]["status"] == "ok"
+    assert "llama-bench" in found["helper: speed against llama-bench"]["said"]
+    assert found["service: ends when told to"]["status"] == "ok"
