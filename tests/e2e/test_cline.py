@@ -25,8 +25,8 @@ from tests.running import RunningServer, embedded_config, serving
 
 pytestmark = pytest.mark.slow
 
-WINDOW_TOKENS = 8192
-STAGES = 6
+WINDOW_TOKENS = 7168
+STAGES = 5
 LIMIT_S = 1200
 
 NIGHTLY = f'''\
