@@ -1,6 +1,5 @@
 """``explain``: what the router would do with a request that lies in a file."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from server.client.captured import Captured, read_captured
 from server.commands.completing import model_names
 from server.commands.connecting import connect
 from server.commands.failing import WRONG_USE, end
+from server.commands.lines import piped
 from server.commands.parameters import Config, Json, Url
 from server.commands.tables import print_json, print_table
 
@@ -82,7 +82,7 @@ def _headers(captured: Captured, policy: str | None) -> dict[str, str]:
 
 def _text_of(file: Path) -> str:
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+        return piped() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         end(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}", WRONG_USE)
 

@@ -53,10 +53,15 @@ def texts(*, history: Path | None, complete: Complete, hint: Callable[[], None])
     to leave.
     """
     if not sys.stdin.isatty():
-        yield from _whole(line.rstrip("\n") for line in sys.stdin)
+        yield from _whole(line.decode("utf-8", "replace").rstrip("\n") for line in sys.stdin.buffer)
         return
     with _readline(history, complete):
         yield from _typed(hint)
+
+
+def piped() -> str:
+    """All of what comes from a pipe; bytes that are no text become U+FFFD, for logs have such."""
+    return sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
 def _whole(lines: Iterator[str]) -> Iterator[str]:

@@ -46,7 +46,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Something about the answer, which is not of it."""
-        self._errors.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+        self._errors.print(text, style="dim", markup=False, soft_wrap=True)
 
     def _print(self, piece: Piece) -> None:
         if piece.thinking and self.show_thinking:
@@ -59,9 +59,7 @@ class Screen:
             self._write(piece.words)
 
     def _think(self, text: str) -> None:
-        self._errors.print(
-            _printable(text), style="dim", end="", markup=False, highlight=False, soft_wrap=True
-        )
+        self._errors.print(_printable(text), style="dim", end="", markup=False, soft_wrap=True)
         self._errors.file.flush()
 
     def _end_thinking(self) -> None:
@@ -83,6 +81,5 @@ def screen(*, show_thinking: bool) -> Screen:
     """On this process's output."""
     from rich.console import Console
 
-    return Screen(
-        Console(highlight=False), Console(stderr=True, highlight=False), show_thinking=show_thinking
-    )
+    out, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    return Screen(out, errors, show_thinking=show_thinking)

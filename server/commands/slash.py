@@ -161,7 +161,9 @@ def _save(talk: Talk, text: str) -> None:
     if file.exists() and str(file) not in talk.own_files:
         raise ClientError(f"{file} is there already; give another name")
     content = json.dumps(talk.conversation.body, indent=2, ensure_ascii=False)
-    with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+    with os.fdopen(
+        os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8", errors="replace"
+    ) as out:
         out.write(content + "\n")
     talk.own_files.add(str(file))
     talk.say(f"saved to {file}")

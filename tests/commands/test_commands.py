@@ -149,6 +149,16 @@ def test_what_cannot_be_done_is_said(server: RunningServer, more: list[str], cod
     assert done.errors.startswith("llm-optimizer: ")
 
 
+def test_bytes_that_are_no_text_keep_nobody_from_asking() -> None:
+    answer = Canned([{"message": {"content": "An \x1b[31manswer"}, "done": True}])
+    with fake_service({"/api/chat": answer}) as fake:
+        for command in (("run", "m", "And \udcfe?"), ("chat", "m")):
+            done = typed(*command, url=fake.url, text=b"a log: \xff\n")
+            # A pipe gets the words as they are; what they do to a terminal is none of its business.
+            assert (done.code, done.out) == (0, "An \x1b[31manswer\n")
+            assert "a log: \ufffd" in json.loads(fake.asked[-1].body)["messages"][0]["content"]
+
+
 def test_no_question_at_all(server: RunningServer) -> None:
     done = typed("run", MODEL, url=server.url)
     assert done.code == 2
