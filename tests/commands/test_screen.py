@@ -1,11 +1,13 @@
 """An answer on a terminal and in a pipe."""
 
 import io
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
 from server.client.answers import Piece
+from server.client.errors import Refused
 from server.commands.screen import Screen
 
 PIECES = [Piece("", "hm\x1b[2J"), Piece("\x1b]0;title\x07Hel"), Piece("lo\r\n\tthere")]
@@ -47,10 +49,10 @@ def test_an_error_in_the_middle_begins_on_a_line_of_its_own() -> None:
     out = io.StringIO()
     screen = Screen(Console(file=out), Console(file=io.StringIO()), show_thinking=True)
 
-    def broken() -> object:
+    def broken() -> Iterator[Piece]:
         yield Piece("half")
-        raise ValueError
+        raise Refused("in the middle")
 
-    with pytest.raises(ValueError, match=""):
-        screen.show(broken(), "m reads")  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="in the middle"):
+        screen.show(broken(), "m reads")
     assert out.getvalue() == "half\n"
