@@ -10,14 +10,11 @@ import httpx2
 from server.client.address import is_this_machine
 from server.client.errors import ClientError, NoSuchModel, NotThere, Refused
 from server.client.near import no_such_model
+from server.client.wire import KEY_VARIABLE, VERSION_HEADER
 
 CONNECT_S = 5.0
 SILENCE_S = 600.0
 """Loading a large model from a slow disk takes minutes; streams are never silent for more than 10 s."""
-
-VERSION_HEADER = "X-LLM-Optimizer-Version"
-POLICY_HEADER = "X-LLM-Optimizer-Policy"
-KEY_VARIABLE = "LLM_OPTIMIZER_API_KEY"
 
 _START = (
     'start it with "llm-optimizer serve" (or systemctl start llm-optimizer), or name another address by --url'

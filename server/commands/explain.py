@@ -9,6 +9,7 @@ from urllib.parse import quote
 import typer
 
 from server.client.captured import Captured, read_captured
+from server.client.wire import POLICY_HEADER
 from server.commands.completing import model_names
 from server.commands.connecting import connect
 from server.commands.failing import WRONG_USE, end
@@ -16,7 +17,6 @@ from server.commands.lines import piped
 from server.commands.parameters import Config, Json, Url
 from server.commands.tables import print_json, print_table
 
-POLICY_HEADER = "X-LLM-Optimizer-Policy"
 _FITS = {True: "it fits", False: "it DOES NOT FIT", None: "the summaries will tell whether it fits"}
 _POLICIES = ("auto", "agent", "thresholds", "adaptive", "direct")
 
@@ -54,7 +54,7 @@ def explain(
       llm-optimizer explain request.json --policy thresholds --model qwen2.5-coder:7b
       curl ... | llm-optimizer explain -
     """
-    captured = read_captured(_text_of(file), POLICY_HEADER)
+    captured = read_captured(_text_of(file))
     if model is not None:
         captured = replace(captured, body={**captured.body, "model": model})
     if not captured.body.get("model"):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.client.answers import in_full
-from server.client.captured import CHAT, read_captured
+from server.client.captured import read_captured
 from server.client.conversation import Conversation
 from server.client.errors import ClientError
 from server.client.near import near
-from server.client.service import POLICY_HEADER
+from server.client.wire import CHAT
 from server.commands.parameters import value_of
 from server.commands.show import lines_of
 from server.commands.talk import Talk
@@ -177,7 +177,7 @@ def _load(talk: Talk, text: str) -> None:
         raise ClientError(f"there is no file {file}; /model chooses a model") from None
     except ValueError:
         raise ClientError(f"{file} is no text") from None
-    captured = read_captured(content, POLICY_HEADER)
+    captured = read_captured(content)
     if captured.path != CHAT:
         raise ClientError(f"{file} is a request to {captured.path}; those to {CHAT} can be gone on with")
     talk.conversation = Conversation.of(captured.body)
