@@ -78,6 +78,23 @@ def test_all_about_a_model(server: RunningServer) -> None:
     assert json.loads(typed("show", MODEL, "--json", url=server.url).out)["details"]["family"] == "llama"
 
 
+def test_a_hostile_file_moves_no_cursor() -> None:
+    details = dict.fromkeys(
+        (
+            "family",
+            "parameter_size",
+            "quantization_level",
+            "context_length",
+            "embedding_length",
+            "parent_model",
+        )
+    )
+    told = {"details": details, "capabilities": [], "parameters": "", "license": "1\x1b[2J\n2\n3\n4\n5"}
+    with fake_service({"/api/show": Canned(told)}) as fake:
+        shown = typed("show", "m", url=fake.url).out
+    assert shown == "License\n  1[2J\n  2\n  3\n  ... and 2 lines more\n"
+
+
 def test_a_name_that_nobody_has(server: RunningServer) -> None:
     for command in (("show", "smollm2"), ("run", "smollm2", "hello"), ("stop", "smollm2")):
         done = typed(*command, url=server.url)
