@@ -1,6 +1,8 @@
 """The command ``llm-optimizer``."""
 
+import io
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -63,5 +65,8 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that does not know a character must not end an answer.
+        sys.stdout.reconfigure(errors="replace")
     with whole_names_in_bash(os.environ):
         command_line()()

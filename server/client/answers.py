@@ -150,10 +150,10 @@ def _helper(ours: Mapping[str, Any]) -> str:
     made, reused = ours.get("summaries") or 0, ours.get("summaries_reused") or 0
     if not made:
         return ""
+    counted = f"{made} {'summary' if made == 1 else 'summaries'}"
     again = f", {reused} of them from earlier turns" if reused else ""
-    return (
-        f"{made} {'summary' if made == 1 else 'summaries'}{again} in {_seconds(ours.get('helper_duration'))}"
-    )
+    took = _seconds(ours.get("helper_duration"))
+    return f"{counted}{again}" + (f" in {took}" if took else "")
 
 
 def _awaited(answer: Answer) -> str:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.client.errors import ClientError
-
-CHAT = "/api/chat"
+from server.client.wire import CHAT, POLICY_HEADER
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +18,7 @@ class Captured:
     """What its header asked of the router."""
 
 
-def read_captured(text: str, policy_header: str) -> Captured:
+def read_captured(text: str) -> Captured:
     """The request in the text of a file.
 
     Raises:
@@ -35,7 +34,7 @@ def read_captured(text: str, policy_header: str) -> Captured:
         raise ClientError("the body of the capture is no JSON object")
     path = str(told.get("path") or CHAT).partition("?")[0]
     headers = told.get("headers")
-    return Captured(path, body, _header(headers, policy_header))
+    return Captured(path, body, _header(headers, POLICY_HEADER))
 
 
 def _object(text: str, what: str) -> dict[str, Any]:

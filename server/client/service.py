@@ -10,25 +10,19 @@ import httpx2
 from server.client.address import is_this_machine
 from server.client.errors import ClientError, NoSuchModel, NotThere, Refused
 from server.client.near import no_such_model
+from server.client.wire import KEY_VARIABLE, VERSION_HEADER
 
 CONNECT_S = 5.0
 SILENCE_S = 600.0
 """Loading a large model from a slow disk takes minutes; streams are never silent for more than 10 s."""
-
-VERSION_HEADER = "X-LLM-Optimizer-Version"
-POLICY_HEADER = "X-LLM-Optimizer-Policy"
-KEY_VARIABLE = "LLM_OPTIMIZER_API_KEY"
 
 _START = (
     'start it with "llm-optimizer serve" (or systemctl start llm-optimizer), or name another address by --url'
 )
 _LONGEST_QUOTE = 200
 
-_NOT_FOUND = 404
-_KEY_STATUSES = {
-    401: f"the service wants an API key: put it into the environment variable {KEY_VARIABLE}",
-    403: "",
-}
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_WANTS_KEY = f"put an API key of the service into the environment variable {KEY_VARIABLE}"
 
 
 class Service:
@@ -43,7 +37,10 @@ class Service:
             raise ClientError(f"{KEY_VARIABLE} holds signs that no key has")
         self.url = url
         self._http = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={
+                "Content-Type": "application/json",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
             timeout=httpx2.Timeout(timeout_s or SILENCE_S, connect=timeout_s or CONNECT_S),
             # Certificates are loaded with each client, which takes as long as all else.
             verify=url.startswith("https:"),
@@ -64,12 +61,13 @@ class Service:
         """
         with self._answer("GET", "/api/version") as response:
             version = response.headers.get(VERSION_HEADER)
-            body = _read(response)
+            body = response.read()
         if version:
-            return version
-        _check_key(response.status_code, body)
-        is_ollama = isinstance(_json_of(body), dict) and "version" in _json_of(body)
-        who = "an Ollama" if is_ollama else "another program"
+            return str(version)
+        if response.status_code in (_UNAUTHORIZED, _FORBIDDEN):
+            raise Refused(_refusal(response, body))
+        told = _json_of(body)
+        who = "an Ollama" if isinstance(told, dict) and "version" in told else "another program"
         raise NotThere(f"{who} answers at {self.url}, and no llm-optimizer; name another address by --url")
 
     def names(self) -> list[str]:
@@ -109,7 +107,7 @@ class Service:
     ) -> dict[str, Any]:
         with self._answer(method, path, body, headers) as response:
             self._check(response, body)
-            told = _read(response)
+            told = response.read()
         return _object_of(told) if told.strip() else {}
 
     @contextlib.contextmanager
@@ -120,8 +118,9 @@ class Service:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[httpx2.Response]:
+        content = None if body is None else _encoded(body)
         try:
-            with self._http.stream(method, self.url + path, json=body, headers=headers) as response:
+            with self._http.stream(method, self.url + path, content=content, headers=headers) as response:
                 yield response
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise NotThere(f"no llm-optimizer answers at {self.url}: {_in_words(error)}; {_START}") from error
@@ -135,18 +134,22 @@ class Service:
     def _check(self, response: httpx2.Response, body: Mapping[str, Any] | None) -> None:
         if response.is_success:
             return
-        told = _read(response)
-        _check_key(response.status_code, told)
-        text = _error_text(told) or f"{response.status_code} {response.reason_phrase}"
+        text = _refusal(response, response.read())
         name = (body or {}).get("model") or (body or {}).get("source")
         if response.status_code == _NOT_FOUND and isinstance(name, str):
             raise NoSuchModel(no_such_model(text, name, self.names()))
         raise Refused(text)
 
 
-def _check_key(status: int, body: bytes) -> None:
-    if status in _KEY_STATUSES:
-        raise Refused("; ".join(filter(None, (_error_text(body), _KEY_STATUSES[status]))))
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """Halves of characters, and bytes that were no text, become U+FFFD: terminals and files have such."""
+    text = json.dumps(body, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
+
+
+def _refusal(response: httpx2.Response, body: bytes) -> str:
+    text = _error_text(body) or f"{response.status_code} {response.reason_phrase}"
+    return f"{text}; {_WANTS_KEY}" if response.status_code == _UNAUTHORIZED else text
 
 
 def _lines(response: httpx2.Response) -> Iterator[bytes]:
@@ -157,10 +160,6 @@ def _lines(response: httpx2.Response) -> Iterator[bytes]:
         yield from filter(bytes.strip, whole)
     if held.strip():
         yield held
-
-
-def _read(response: httpx2.Response) -> bytes:
-    return response.read()
 
 
 def _object_of(text: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from server.client.answers import Answer, Listening, warnings
 from server.client.conversation import Conversation
+from server.client.wire import CHAT
 from server.commands.screen import Screen
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def ask(service: "Service", conversation: Conversation, screen: Screen | None) -
         ClientError: the service refused, or broke off.
     """
     listening = Listening(time.monotonic)
-    objects = service.stream("/api/chat", conversation.body)
+    objects = service.stream(CHAT, conversation.body)
     with contextlib.closing(objects), contextlib.suppress(KeyboardInterrupt):
         pieces = listening.pieces(objects)
         if screen is not None:

@@ -1,13 +1,16 @@
 """``bench``: how fast the running service is."""
 
 import secrets
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server.commands.connecting import connect
 from server.commands.parameters import Config, Model, Url
 from server.commands.tables import print_json, print_table, size
+
+if TYPE_CHECKING:
+    from server.client.measuring import Measured
 
 PROMPT_TOKENS, ANSWER_TOKENS = 512, 128
 _COLUMNS = ("test", "tokens", "tokens/s", "first token")
@@ -53,13 +56,13 @@ def bench(
       llm-optimizer bench qwen2.5-coder:7b
       llm-optimizer bench qwen2.5-coder:7b -p 512 -p 8192 -n 256 -r 5
     """
-    from server.client.measuring import Bench, Measured
+    from server.client.measuring import Bench
 
     with connect(url, config) as service:
         tests = Bench(service, model, secrets.randbits(32))
         tests.warm_up()
         described = _described(service.get("/api/ps")["models"], model)
-        found: list[Measured] = [
+        found = [
             *(tests.reading(count, repetitions) for count in prompt_tokens or [PROMPT_TOKENS]),
             *(tests.generating(count, repetitions) for count in answer_tokens or [ANSWER_TOKENS]),
         ]
@@ -67,10 +70,7 @@ def bench(
         print_json({"model": model, **described, "tests": [one.as_json for one in found]})
         return
     _print_model(model, described)
-    rows = [_row(one) for one in found]
-    print_table(
-        ("test", "tokens", "tokens/s", "first token"), rows, right=("tokens", "tokens/s", "first token")
-    )
+    print_table(_COLUMNS, [_row(one) for one in found], right=_COLUMNS[1:])
 
 
 def _described(loaded: list[dict[str, Any]], model: str) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _print_model(model: str, described: dict[str, Any]) -> None:
         typer.echo(f"{described['others_running']} other requests run meanwhile: the figures are too low")
 
 
-def _row(one: Any) -> tuple[str, ...]:
+def _row(one: "Measured") -> tuple[str, ...]:
     told = one.as_json
     rate, spread, first_s = told["tokens_per_s_mean"], told["tokens_per_s_stddev"], told["first_token_s_mean"]
     tokens = sorted(set(one.tokens))

@@ -91,15 +91,15 @@ def converse(service: "Service", conversation: Conversation, manner: Manner) -> 
 def _listen(talk: "Talk", history: Path | None) -> None:
     from server.commands.slash import completions, obey
 
-    for text in texts(
+    for typed in texts(
         history=history,
         complete=lambda line: completions(talk, line),
         hint=lambda: talk.say("\nCtrl-D or /bye ends the chat"),
     ):
-        if text.startswith("/"):
-            obey(talk, text)
-        elif text.strip():
-            talk.ask(text)
+        if typed.is_command:
+            obey(talk, typed.text)
+        elif typed.text.strip():
+            talk.ask(typed.text)
         if talk.is_over:
             return
 

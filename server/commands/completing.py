@@ -52,7 +52,8 @@ def joined(words: list[str], number: int) -> tuple[list[str], int]:
     whole: list[str] = []
     place = 0
     for at, word in enumerate(words):
-        if whole and (word == ":" or whole[-1].endswith(":")):
+        # An option's value may begin with a colon: --url :9000.
+        if whole and not whole[-1].startswith("-") and (word == ":" or whole[-1].endswith(":")):
             whole[-1] += word
         else:
             whole.append(word)

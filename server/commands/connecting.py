@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.client.address import OLLAMAS_PORT, base_url
+from server.client.wire import KEY_VARIABLE
 from server.commands.configured import settings_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def connect(url: str | None, config: Path | None) -> "Service":
 
 def service_at(url: str | None, config: Path | None, timeout_s: float | None = None) -> "Service":
     """The service, not asked yet."""
-    from server.client.service import KEY_VARIABLE, Service
+    from server.client.service import Service
 
     key = os.environ.get(KEY_VARIABLE, "").strip()
     return Service(address_of(url, config, os.environ), key, timeout_s)

@@ -1,6 +1,5 @@
 """``explain``: what the router would do with a request that lies in a file."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,14 @@ from urllib.parse import quote
 import typer
 
 from server.client.captured import Captured, read_captured
+from server.client.wire import POLICY_HEADER
 from server.commands.completing import model_names
 from server.commands.connecting import connect
 from server.commands.failing import WRONG_USE, end
+from server.commands.lines import piped
 from server.commands.parameters import Config, Json, Url
 from server.commands.tables import print_json, print_table
 
-POLICY_HEADER = "X-LLM-Optimizer-Policy"
 _FITS = {True: "it fits", False: "it DOES NOT FIT", None: "the summaries will tell whether it fits"}
 _POLICIES = ("auto", "agent", "thresholds", "adaptive", "direct")
 
@@ -54,7 +54,7 @@ def explain(
       llm-optimizer explain request.json --policy thresholds --model qwen2.5-coder:7b
       curl ... | llm-optimizer explain -
     """
-    captured = read_captured(_text_of(file), POLICY_HEADER)
+    captured = read_captured(_text_of(file))
     if model is not None:
         captured = replace(captured, body={**captured.body, "model": model})
     if not captured.body.get("model"):
@@ -82,7 +82,7 @@ def _headers(captured: Captured, policy: str | None) -> dict[str, str]:
 
 def _text_of(file: Path) -> str:
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+        return piped() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         end(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}", WRONG_USE)
 

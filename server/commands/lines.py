@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 QUOTES = '"""'
@@ -12,6 +13,14 @@ _MOST_LINES = 1000
 
 Complete = Callable[[str], list[str]]
 """What may stand in place of the last word of a line, given the line up to the cursor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A whole text. What begins with a slash is a command, but not between quotes."""
+
+    text: str
+    is_command: bool
 
 
 class Draft:
@@ -26,60 +35,65 @@ class Draft:
         """Whether the text goes on in the next line."""
         return self._lines is not None
 
-    def add(self, line: str) -> str | None:
+    def add(self, line: str) -> Typed | None:
         """The whole text, once ``line`` completes it."""
         if self._lines is not None:
             self._lines.append(line)
         else:
             before, quotes, rest = line.partition(QUOTES)
             if not quotes or (before.strip() and not before.startswith("/")):
-                return line
+                return Typed(line, is_command=line.startswith("/"))
             self._before, self._lines = before.lstrip(), [rest]
         if not self._lines[-1].rstrip().endswith(QUOTES):
             return None
         text = "\n".join(self._lines).rstrip().removesuffix(QUOTES).strip("\n")
         self._lines = None
-        return self._before + text
+        return Typed(self._before + text, is_command=bool(self._before))
 
     def drop(self) -> None:
         """Forget what was begun."""
         self._lines = None
 
 
-def texts(*, history: Path | None, complete: Complete, hint: Callable[[], None]) -> Iterator[str]:
+def texts(*, history: Path | None, complete: Complete, hint: Callable[[], None]) -> Iterator[Typed]:
     """What is typed on the terminal until Ctrl-D, or comes from a pipe until its end.
 
     ``history`` is the file that remembers it, None: none. Ctrl-C drops what was begun; ``hint`` says then how
     to leave.
     """
     if not sys.stdin.isatty():
-        yield from _whole(line.rstrip("\n") for line in sys.stdin)
+        yield from _whole(line.decode("utf-8", "replace").rstrip("\n") for line in sys.stdin.buffer)
         return
     with _readline(history, complete):
         yield from _typed(hint)
 
 
-def _whole(lines: Iterator[str]) -> Iterator[str]:
+def piped() -> str:
+    """All of what comes from a pipe; bytes that are no text become U+FFFD, for logs have such."""
+    return sys.stdin.buffer.read().decode("utf-8", "replace")
+
+
+def _whole(lines: Iterator[str]) -> Iterator[Typed]:
     draft = Draft()
     for line in lines:
-        text = draft.add(line)
-        if text is not None:
-            yield text
+        typed = draft.add(line)
+        if typed is not None:
+            yield typed
 
 
-def _typed(hint: Callable[[], None]) -> Iterator[str]:
+def _typed(hint: Callable[[], None]) -> Iterator[Typed]:
     draft = Draft()
     while True:
         try:
-            text = draft.add(input(MORE if draft.is_open else PROMPT))
+            typed = draft.add(input(MORE if draft.is_open else PROMPT))
         except EOFError:
             return
         except KeyboardInterrupt:
             draft.drop()
             hint()
             continue
-        if text is not None:
-            yield text
+        if typed is not None:
+            yield typed
 
 
 def history_file(environ: Mapping[str, str]) -> Path | None:

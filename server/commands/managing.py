@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from server.client.wire import CHAT
 from server.commands.completing import model_names
 from server.commands.connecting import connect
 from server.commands.parameters import Config, Model, Url
@@ -58,5 +59,5 @@ def stop(models: Models, url: Url = None, config: Config = None) -> None:
     """
     with connect(url, config) as service:
         for model in models:
-            service.post("/api/chat", {"model": model, "messages": [], "keep_alive": 0, "stream": False})
+            service.post(CHAT, {"model": model, "messages": [], "keep_alive": 0, "stream": False})
             typer.echo(f"{model} is unloaded as soon as it is idle")

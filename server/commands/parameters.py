@@ -20,7 +20,7 @@ Url = Annotated[
         "--url",
         metavar="URL",
         envvar="LLM_OPTIMIZER_URL",
-        help="Where the service is; else OLLAMA_HOST, else where the settings let it listen.",
+        help="Where the service is; else where --config lets it listen, else OLLAMA_HOST.",
     ),
 ]
 Config = Annotated[

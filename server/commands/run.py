@@ -14,6 +14,7 @@ from server.commands.asking import ask, tell_warnings
 from server.commands.chat import Manner, converse
 from server.commands.connecting import connect
 from server.commands.failing import STOPPED, WRONG_USE, end
+from server.commands.lines import piped
 from server.commands.parameters import (
     Config,
     HideThinking,
@@ -93,7 +94,7 @@ def _question(words: Sequence[str]) -> str | None:
     and somebody sits there who can be asked."""
     if sys.stdin.isatty():
         return " ".join(words) or None
-    parts = [sys.stdin.read().strip("\n"), " ".join(words)]
+    parts = [piped().strip("\n"), " ".join(words)]
     question = "\n\n".join(part for part in parts if part.strip())
     if not question:
         end("there is no question: neither as an argument nor from a pipe", WRONG_USE)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""All but tabs and line feeds: a model's words must not move the cursor, nor worse."""
+"""All but tabs and line feeds: what a model says, or its file, must not move the cursor, nor worse."""
 
 
 class Screen:
@@ -46,7 +46,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Something about the answer, which is not of it."""
-        self._errors.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+        self._errors.print(text, style="dim", markup=False, soft_wrap=True)
 
     def _print(self, piece: Piece) -> None:
         if piece.thinking and self.show_thinking:
@@ -59,9 +59,7 @@ class Screen:
             self._write(piece.words)
 
     def _think(self, text: str) -> None:
-        self._errors.print(
-            _printable(text), style="dim", end="", markup=False, highlight=False, soft_wrap=True
-        )
+        self._errors.print(printable(text), style="dim", end="", markup=False, soft_wrap=True)
         self._errors.file.flush()
 
     def _end_thinking(self) -> None:
@@ -70,12 +68,13 @@ class Screen:
             self.note("\n... done thinking.\n")
 
     def _write(self, text: str) -> None:
-        self._out.file.write(_printable(text) if self._out.is_terminal else text)
+        self._out.file.write(printable(text) if self._out.is_terminal else text)
         self._out.file.flush()
         self._last = text[-1:] or self._last
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text without what a terminal would obey."""
     return _CONTROLS.sub("", text)
 
 
@@ -83,6 +82,5 @@ def screen(*, show_thinking: bool) -> Screen:
     """On this process's output."""
     from rich.console import Console
 
-    return Screen(
-        Console(highlight=False), Console(stderr=True, highlight=False), show_thinking=show_thinking
-    )
+    out, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    return Screen(out, errors, show_thinking=show_thinking)

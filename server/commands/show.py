@@ -1,6 +1,6 @@
 """``show``: all about one model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -8,6 +8,7 @@ import typer
 
 from server.commands.connecting import connect
 from server.commands.parameters import Config, Json, Model, Url
+from server.commands.screen import printable
 from server.commands.tables import print_json
 
 _LONGEST_TEXT_LINES = 3
@@ -85,8 +86,8 @@ def _beginning(text: str) -> list[str]:
     return [*lines[:_LONGEST_TEXT_LINES], f"... and {more} lines more"] if more > 0 else lines
 
 
-def _block(title: str, lines: Any) -> Iterator[str]:
-    indented = [f"  {line}" for line in lines]
+def _block(title: str, lines: Iterable[str]) -> Iterator[str]:
+    indented = [f"  {printable(line)}" for line in lines]
     if indented:
         yield title
         yield from indented

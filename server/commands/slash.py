@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.client.answers import in_full
-from server.client.captured import CHAT, read_captured
+from server.client.captured import read_captured
 from server.client.conversation import Conversation
 from server.client.errors import ClientError
 from server.client.near import near
-from server.client.service import POLICY_HEADER
+from server.client.wire import CHAT
 from server.commands.parameters import value_of
 from server.commands.show import lines_of
 from server.commands.talk import Talk
@@ -161,7 +161,9 @@ def _save(talk: Talk, text: str) -> None:
     if file.exists() and str(file) not in talk.own_files:
         raise ClientError(f"{file} is there already; give another name")
     content = json.dumps(talk.conversation.body, indent=2, ensure_ascii=False)
-    with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+    with os.fdopen(
+        os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8", errors="replace"
+    ) as out:
         out.write(content + "\n")
     talk.own_files.add(str(file))
     talk.say(f"saved to {file}")
@@ -175,7 +177,7 @@ def _load(talk: Talk, text: str) -> None:
         raise ClientError(f"there is no file {file}; /model chooses a model") from None
     except ValueError:
         raise ClientError(f"{file} is no text") from None
-    captured = read_captured(content, POLICY_HEADER)
+    captured = read_captured(content)
     if captured.path != CHAT:
         raise ClientError(f"{file} is a request to {captured.path}; those to {CHAT} can be gone on with")
     talk.conversation = Conversation.of(captured.body)

@@ -19,6 +19,8 @@ class Canned:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     promised_bytes: int = 0
+    is_held: bool = False
+    """The answer does not come to its end while the service is there."""
 
     @property
     def content(self) -> bytes:
@@ -47,6 +49,7 @@ def fake_service(answers: Mapping[str, Canned] | None = None) -> Iterator[FakeSe
     """Answers by path; it says that it is an llm-optimizer unless it is told otherwise."""
     told = {"/api/version": Canned({"version": "0.32.15"}, headers=OURS), **(answers or {})}
     asked: list[Asked] = []
+    closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -59,6 +62,8 @@ def fake_service(answers: Mapping[str, Canned] | None = None) -> Iterator[FakeSe
             self.send_header("Content-Length", str(len(canned.content) + canned.promised_bytes))
             self.end_headers()
             self.wfile.write(canned.content)
+            if canned.is_held:
+                closing.wait()
 
         do_GET = do_POST = do_DELETE = _answer  # noqa: N815
 
@@ -71,6 +76,7 @@ def fake_service(answers: Mapping[str, Canned] | None = None) -> Iterator[FakeSe
     try:
         yield FakeService(f"http://127.0.0.1:{server.server_port}", told, asked)
     finally:
+        closing.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -71,6 +71,8 @@ def test_one_line() -> None:
     assert in_one_line(alone).startswith("A instead of B 3,921 tokens · first")
     squeezed = answer(strategy="A", planned="A", summaries=0, shortened=[{}, {}])
     assert in_one_line(squeezed).startswith("A 3,921 → 312 tokens (24 cached), 2 old results shortened · ")
+    again = answer(summaries_reused=1, helper_duration=0)
+    assert ", 1 summary, 1 of them from earlier turns · first" in in_one_line(again)
     assert in_one_line(Answer("", "", None, None)) == ""
 
 

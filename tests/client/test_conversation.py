@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from server.client.captured import CHAT, Captured, read_captured
+from server.client.captured import Captured, read_captured
 from server.client.conversation import Conversation
 from server.client.errors import ClientError
+from server.client.wire import CHAT
 
-HEADER = "X-LLM-Optimizer-Policy"
 EMPTY = Conversation("m")
 
 
@@ -79,10 +79,10 @@ def test_options_come_and_go() -> None:
     ],
 )
 def test_a_request_in_a_file(text: str, captured: Captured) -> None:
-    assert read_captured(text, HEADER) == captured
+    assert read_captured(text) == captured
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[1]", '{"body": 5}', '{"body": "{"}', "[" * 100_000])
 def test_files_without_a_request(text: str) -> None:
     with pytest.raises(ClientError):
-        read_captured(text, HEADER)
+        read_captured(text)

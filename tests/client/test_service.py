@@ -1,5 +1,6 @@
 """Whatever answers, or does not: errors are words."""
 
+import json
 import socket
 
 import pytest
@@ -73,6 +74,12 @@ def test_what_goes_wrong_with_a_stream(canned: Canned, words: str) -> None:
         pytest.raises(Refused, match=words),
     ):
         list(service.stream(CHAT, {"model": "m"}))
+
+
+def test_what_is_no_text_is_sent_all_the_same() -> None:
+    with fake_service({CHAT: Canned({})}) as fake, Service(fake.url) as service:
+        service.post(CHAT, {"a": "\udcff", "b": "\ud800", "c": "é"})
+    assert json.loads(fake.asked[0].body)["c"] == "é"
 
 
 def test_lines_end_at_line_feeds_only() -> None:

@@ -1,6 +1,7 @@
 """A chat, on a terminal and from a pipe."""
 
 import json
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +15,32 @@ from server.client.service import Service
 from server.commands.screen import screen
 from server.commands.slash import COMMANDS, completions, obey
 from server.commands.talk import Talk
+from tests.client.fake_service import Canned, FakeService, fake_service
 from tests.commands.typed import typed
 from tests.running import RunningServer
 from tests.terminal import SPINNER_ENDS, terminal
 
 MODEL, HELPER = "smollm2:135m", "smollm2:135m-helper"
+ANSWER = Canned(
+    [{"message": {"content": "Yes."}, "done": True, "eval_count": 2, "eval_duration": 500_000_000}]
+)
 
 
 @pytest.fixture
 def talk(server: RunningServer) -> Iterator[Talk]:
     with Service(server.url) as service:
+        yield Talk(service, Conversation(MODEL), screen(show_thinking=True), stats=False)
+
+
+@pytest.fixture
+def canned() -> Iterator[FakeService]:
+    with fake_service({"/api/chat": ANSWER}) as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake_talk(canned: FakeService) -> Iterator[Talk]:
+    with Service(canned.url) as service:
         yield Talk(service, Conversation(MODEL), screen(show_thinking=True), stats=False)
 
 
@@ -152,43 +169,62 @@ def test_what_cannot_be_done(talk: Talk, capsys: pytest.CaptureFixture[str], lin
 
 
 def test_a_chat_is_saved_and_gone_on_with(
-    talk: Talk, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    canned: FakeService, fake_talk: Talk, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "chat.json"
-    obey(talk, "/system be terse")
-    obey(talk, "/set num_predict 2")
-    talk.ask("Hello.")
-    obey(talk, f"/save {file}")
+    obey(fake_talk, "/system be terse")
+    obey(fake_talk, "/set num_predict 2")
+    fake_talk.ask("Hello.")
+    assert json.loads(canned.asked[-1].body) == {
+        "model": MODEL,
+        "messages": [{"role": "system", "content": "be terse"}, {"role": "user", "content": "Hello."}],
+        "options": {"num_predict": 2},
+    }
+    obey(fake_talk, f"/save {file}")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    before = talk.conversation
-    obey(talk, "/clear")
-    assert talk.conversation.messages == ()
-    assert talk.conversation.system == "be terse"
-    obey(talk, f"/load {file}")
-    assert talk.conversation == before
-    obey(talk, f"/save {file}")
+    before = fake_talk.conversation
+    obey(fake_talk, "/clear")
+    assert fake_talk.conversation.messages == ()
+    assert fake_talk.conversation.system == "be terse"
+    obey(fake_talk, f"/load {file}")
+    assert fake_talk.conversation == before
+    obey(fake_talk, f"/save {file}")
     said(capsys)
-    other = Talk(talk.service, before, talk.screen, stats=False)
+    other = Talk(fake_talk.service, before, fake_talk.screen, stats=False)
     obey(other, f"/save {file}")
     assert "is there already; give another name" in said(capsys)
 
 
-def test_a_question_is_asked_once_more(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
-    obey(talk, "/set num_predict 2")
-    talk.ask("Hello.")
-    before = len(talk.conversation.messages)
-    obey(talk, "/retry")
-    assert len(talk.conversation.messages) == before
-    obey(talk, "/stats on")
-    obey(talk, "/set temperature hot")
+def test_a_question_is_asked_once_more(
+    canned: FakeService, fake_talk: Talk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_talk.ask("Hello.")
+    before = fake_talk.conversation
+    canned.answers["/api/chat"] = Canned([{"message": {"content": "Another."}, "done": True}])
+    obey(fake_talk, "/retry")
+    assert [one["content"] for one in fake_talk.conversation.messages] == ["Hello.", "Another."]
+    assert fake_talk.conversation != before
+    # What was refused is not remembered, but can be asked again.
+    before = fake_talk.conversation
+    canned.answers["/api/chat"] = Canned({"error": "not now"}, 503)
+    fake_talk.ask("And now?")
+    assert "llm-optimizer: not now" in said(capsys)
+    assert fake_talk.conversation == before
+    canned.answers["/api/chat"] = ANSWER
+    obey(fake_talk, "/stats on")
+    obey(fake_talk, "/retry")
+    assert fake_talk.conversation.messages[-2]["content"] == "And now?"
+
+
+def test_figures_follow_each_answer_where_they_are_wished_for(
+    fake_talk: Talk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_talk.ask("Hello.")
+    assert said(capsys) == "Yes.\n"
+    obey(fake_talk, "/stats on")
     said(capsys)
-    talk.ask("And now?")
-    assert "must be of type float32" in said(capsys)
-    assert len(talk.conversation.messages) == before
-    obey(talk, "/set temperature 0")
-    obey(talk, "/retry")
-    assert talk.conversation.messages[-2]["content"] == "And now?"
-    assert " · first token " in said(capsys)
+    fake_talk.ask("Hello.")
+    assert re.fullmatch(r"Yes\.\nfirst token 0\.\d\d s · 2 tokens at 4\.0/s\n", said(capsys))
 
 
 def test_tab_completes(talk: Talk, tmp_path: Path) -> None:

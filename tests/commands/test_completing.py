@@ -20,6 +20,12 @@ TAGS = Canned({"models": [{"name": "qwen3:1.7b"}, {"name": "qwen3:4b"}, {"name":
         (["llm-optimizer", "run", "qwen3", ":"], 3, ["llm-optimizer", "run", "qwen3:"], 2),
         (["llm-optimizer", "run", "qwen3", ":", "4"], 4, ["llm-optimizer", "run", "qwen3:4"], 2),
         (["llm-optimizer", "cp", "a", ":", "b", "c"], 5, ["llm-optimizer", "cp", "a:b", "c"], 3),
+        (
+            ["llm-optimizer", "ps", "--url", ":", "90"],
+            4,
+            ["llm-optimizer", "ps", "--url", ":90"],
+            3,
+        ),
         (["llm-optimizer", ""], 1, ["llm-optimizer", ""], 1),
     ],
 )

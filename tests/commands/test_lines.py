@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.commands.lines import Draft, history_file
+from server.commands.lines import Draft, Typed, history_file
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from server.commands.lines import Draft, history_file
 )
 def test_three_quotes_hold_lines_together(lines: list[str], texts: list[str]) -> None:
     draft = Draft()
-    assert [text for line in lines if (text := draft.add(line)) is not None] == texts
+    assert [typed.text for line in lines if (typed := draft.add(line)) is not None] == texts
     assert not draft.is_open
 
 
@@ -31,7 +31,20 @@ def test_what_was_begun_can_be_dropped() -> None:
     assert draft.add('"""one') is None
     assert draft.is_open
     draft.drop()
-    assert draft.add("two") == "two"
+    assert draft.add("two") == Typed("two", is_command=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "typed"),
+    [
+        ("/help", Typed("/help", is_command=True)),
+        ('/system """/etc"""', Typed("/system /etc", is_command=True)),
+        ('"""/etc/hosts, what is it?"""', Typed("/etc/hosts, what is it?", is_command=False)),
+        ("etc", Typed("etc", is_command=False)),
+    ],
+)
+def test_what_is_a_command(line: str, typed: Typed) -> None:
+    assert Draft().add(line) == typed
 
 
 def test_where_the_history_is() -> None:

@@ -18,7 +18,7 @@ class Done:
 def typed(
     *arguments: str,
     url: str | None = None,
-    text: str = "",
+    text: str | bytes = "",
     environment: Mapping[str, str | None] | None = None,
 ) -> Done:
     """What came of a command, asked of the service at ``url``, with ``text`` from a pipe."""
