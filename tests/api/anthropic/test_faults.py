@@ -18,6 +18,7 @@ from server.domain.chat import AnswerDelta, ChatRequest
 from server.domain.errors import EngineFailed, QueueFull
 from server.service.drain import Drain
 from server.service.ledger import Ledger
+from server.service.recent import Recent
 from server.service.reply import Opening, Reply
 from server.service.report import Outcome
 from server.service.service import Service
@@ -47,7 +48,8 @@ async def answer(tmp_path: Path, parts: Parts, **fields: Any) -> httpx.Response:
 async def answer_of(tmp_path: Path, chat: Any, **fields: Any) -> httpx.Response:
     config = tmp_path / "config.toml"
     config.write_text(embedded_config(tmp_path / "none.gguf"))
-    parts = {"chat": chat, "fleet": None, "models": None, "drain": Drain(), "ledger": Ledger()}
+    watching = {"drain": Drain(), "ledger": Ledger(), "recent": Recent()}
+    parts = {"chat": chat, "fleet": None, "models": None, **watching}
     settings = load_settings(config, {}, {})
     app = build_app(
         cast("Service", SimpleNamespace(**parts)), settings, Access(settings.limits, ()), cast("Any", None)
