@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import BAD_CONFIGURATION
+from server.commands.failing import WRONG_USE
 from server.config import Settings
 from server.doctor.units import UNIT
 from server.lifecycle import SHUTDOWN_S, UNLOADING_S
@@ -68,7 +68,7 @@ def test_the_units_times_fit_the_programs() -> None:
     assert service["Type"] == "notify"
     assert int(service["TimeoutStopSec"]) >= Settings().drain_s + SHUTDOWN_S + UNLOADING_S
     assert int(service["TimeoutStartSec"]) == LOADING_PATIENCE_S
-    assert int(service["RestartPreventExitStatus"]) == BAD_CONFIGURATION
+    assert int(service["RestartPreventExitStatus"]) == WRONG_USE
 
 
 def test_the_socket_is_the_default_address() -> None:
