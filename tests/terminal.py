@@ -1,11 +1,11 @@
 """A terminal with somebody in front of it: what they type, and what they see."""
 
+import codecs
 import contextlib
 import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -28,6 +28,7 @@ class Terminal:
         self._process = process
         self._controller = controller
         self._read_to = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def type(self, text: str) -> None:
         os.write(self._controller, text.encode())
@@ -47,21 +48,18 @@ class Terminal:
     def end(self) -> int:
         """The exit code, once it has ended by itself."""
         deadline = time.monotonic() + PATIENCE_S
-        while self._look(deadline):
+        while self._process.poll() is None and time.monotonic() < deadline:
+            self._look(time.monotonic() + 0.05)
+        while self._look(0):
             pass
-        return self._process.wait(timeout=PATIENCE_S)
+        return self._process.wait(timeout=0)
 
     def _look(self, deadline: float) -> bool:
-        """Read what there is; False: nothing came until then, or nothing will come any more."""
+        """Read what there is; False: nothing came until then."""
         ready, _, _ = select.select([self._controller], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return False
-        try:
-            read = os.read(self._controller, 65_536)
-        except OSError:  # how Linux tells that nobody holds the other end
-            return False
-        self.seen += read.decode(errors="replace")
-        return bool(read)
+        if ready:
+            self.seen += self._decoder.decode(os.read(self._controller, 65_536))
+        return bool(ready)
 
 
 @contextlib.contextmanager
@@ -69,28 +67,27 @@ def terminal(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterat
     """``llm-optimizer`` with these arguments on a terminal of its own, 100 columns wide."""
     controller, side = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", *arguments],
+        # Only the terminal that a session opens first sends it Ctrl-C: so the shell opens it.
+        [
+            "sh",
+            "-c",
+            'exec "$@" <"$0" >"$0" 2>&1',
+            os.ttyname(side),
+            sys.executable,
+            "-m",
+            "server",
+            *arguments,
+        ],
         cwd=PROJECT,
-        stdin=side,
-        stdout=side,
-        stderr=side,
         start_new_session=True,
-        # Only a terminal that a process controls sends it Ctrl-C.
-        preexec_fn=lambda: _take(0),  # noqa: PLW1509
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment},
     )
-    os.close(side)
     try:
         yield Terminal(process, controller)
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         process.wait()
+        # Held until now: reading fails while nobody holds the other end.
+        os.close(side)
         os.close(controller)
-
-
-def _take(descriptor: int) -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
