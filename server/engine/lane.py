@@ -69,7 +69,7 @@ class Lane:
     started_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
-    _spoken_ns: int = 0
+    _spoken_ns: int | None = None
     _text: str = ""
     _scores: list[TokenScore] = field(default_factory=list)
     _decoder: codecs.IncrementalDecoder = field(
@@ -160,7 +160,8 @@ class Lane:
     def speak(self, *, pause_ns: int = 0) -> None:
         """Hand out the text that has come together, unless the last was less than ``pause_ns`` ago."""
         now = time.monotonic_ns()
-        if self._text and now - self._spoken_ns >= pause_ns:
+        rested = self._spoken_ns is None or now - self._spoken_ns >= pause_ns
+        if self._text and rested:
             delta = TextDelta(self._text, tuple(self._scores))
             self._text, self._scores, self._spoken_ns = "", [], now
             self.job.sink(delta)

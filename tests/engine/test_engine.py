@@ -1,5 +1,6 @@
 """The engine on the real embedded model."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -351,9 +352,14 @@ for _ in range(5):
 
 
 def test_loading_and_unloading_gives_the_memory_back(embedded_model: Path) -> None:
-    """In a process of its own: what other tests have left behind would be counted, too."""
+    """In a process of its own: what other tests have left behind would be counted, too.
+
+    A leak grows with each load. malloc may take one more arena (22 MiB) at any of them, and keeps that.
+    """
     command = [sys.executable, "-c", LOADED_AND_UNLOADED, str(embedded_model)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT)
     taken_kib = [int(line) for line in done.stdout.split()]
     assert len(taken_kib) == 5
-    assert taken_kib[-1] - taken_kib[1] < 8 * 1024, taken_kib
+    grown_kib = sorted(after - before for before, after in itertools.pairwise(taken_kib))
+    assert grown_kib[-2] < 1024, taken_kib
+    assert grown_kib[-1] < 32 * 1024, taken_kib
