@@ -395,8 +395,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         strict=True,
         ge=0,
         le=1_073_741_824,
-        description="Largest size of the prompts in cache_dir in MiB; the least recently used go first, and 0 "
-        "keeps none.",
+        description="Largest size of the prompts in cache_dir in MiB; the least recently used go first, and "
+        "0 keeps none.",
     )
     keep_alive: Annotated[str, BeforeValidator(_check_keep_alive)] = Field(
         default="5m",
