@@ -430,7 +430,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     cache_dir: Annotated[Path | None, BeforeValidator(_empty_is_unset)] = Field(
         default=None,
         description="Folder for system prompts that were read once, so that they need not be read again "
-        "after a restart; empty is the folder llm-optimizer in the user's cache folder. It holds their text. "
+        "after a restart, and for notes of what ended the service; empty is the folder llm-optimizer in the "
+        "user's cache folder. It holds the prompts' text. "
         "A relative path in a file is taken from that file's folder, and ~ is the home folder.",
     )
     disk_cache_mib: int = Field(
@@ -438,8 +439,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         strict=True,
         ge=0,
         le=1_073_741_824,
-        description="Largest size of cache_dir in MiB; the least recently used prompts go first, and 0 keeps "
-        "nothing on disk.",
+        description="Largest size of the prompts in cache_dir in MiB; the least recently used go first, and "
+        "0 keeps none.",
     )
     keep_alive: Annotated[str, BeforeValidator(_check_keep_alive)] = Field(
         default="5m",

@@ -39,7 +39,7 @@ def look_at_folder(path: Path) -> Folder:
 def judge_cache(folder: Folder | None, budget_bytes: int) -> Check:
     """``cache_dir``. Without it the service works, but forgets."""
     if not budget_bytes:
-        return ok("cache_dir", "not used: disk_cache_mib = 0")
+        return ok("cache_dir", "no prompts are kept: disk_cache_mib = 0")
     if folder is None:
         return warning("cache_dir", f"there is none: {_WITHOUT_CACHE}", "set cache_dir")
     if folder.problem is not None:

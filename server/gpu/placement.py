@@ -45,22 +45,18 @@ def with_vanished(before: Iterable[GpuReading], now: Iterable[GpuReading]) -> tu
     A faulty card that tells nothing of itself any more is known by its number.
     """
     readings = tuple(now)
-    there = {_identity(card) for card in readings}
-    gone = [card for card in before if _identity(card) is not None and _identity(card) not in there]
-    nameless = {card.index for card in readings if _identity(card) is None}
+    there = {one for card in readings for one in _identities(card)}
+    gone = [card for card in before if _identities(card) and there.isdisjoint(_identities(card))]
+    nameless = {card.index for card in readings if not _identities(card)}
     lost = {card.index: card for card in gone if card.index in nameless}
-    vanished = (
-        GpuReading(card.index, card.uuid, card.pci_bus_id, card.name, fault=VANISHED)
-        for card in gone
-        if card not in lost.values()
+    return (
+        *(_named(card, lost.get(card.index)) for card in readings),
+        *(
+            replace(_named(GpuReading(card.index), card), fault=VANISHED)
+            for card in gone
+            if card not in lost.values()
+        ),
     )
-    named = (
-        replace(card, uuid=known.uuid, pci_bus_id=known.pci_bus_id, name=known.name)
-        if _identity(card) is None and (known := lost.get(card.index)) is not None
-        else card
-        for card in readings
-    )
-    return (*named, *vanished)
 
 
 def cuda_index(wanted: str, cuda: Iterable[CudaDevice], nvml: Iterable[GpuReading]) -> int | None:
@@ -86,8 +82,15 @@ def cuda_index(wanted: str, cuda: Iterable[CudaDevice], nvml: Iterable[GpuReadin
     return found[0] if len(found) == 1 else None
 
 
-def _identity(card: GpuReading) -> str | None:
-    return card.uuid or card.pci_bus_id
+def _identities(card: GpuReading) -> set[str]:
+    return {one for one in (card.uuid, card.pci_bus_id) if one is not None}
+
+
+def _named(card: GpuReading, known: GpuReading | None) -> GpuReading:
+    """``card``, which may not say what it is, as the ``known`` one."""
+    if known is None or _identities(card):
+        return card
+    return replace(card, uuid=known.uuid, pci_bus_id=known.pci_bus_id, name=known.name)
 
 
 def _match_bus_ids(devices: Iterable[CudaDevice], readings: Iterable[GpuReading]) -> dict[int, GpuReading]:

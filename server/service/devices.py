@@ -19,7 +19,7 @@ RETURNED_SHARE = 0.8
 """Plans are on the safe side: so much of one must come back when its model goes."""
 
 LATE_S = 5.0
-"""The cards are looked at every second: where that takes so long, the driver is at fault."""
+"""A look that takes so long is told of."""
 
 _MIB = 2**20
 _LOOKS_FOR_RETURN, _BETWEEN_LOOKS_S = 10, 0.2
@@ -66,6 +66,7 @@ class Devices:
         self._matched: frozenset[int] = frozenset()
         self._driver_worked = False
         self._seen = Seen()
+        self._asked_at: datetime.datetime | None = None
 
     @property
     def versions(self) -> tuple[str, str | None]:
@@ -74,10 +75,10 @@ class Devices:
 
     def seen(self) -> Seen:
         """The last look at the cards. Never waits, however long the driver takes."""
-        seen = self._seen
-        if seen.at is None or _seconds_since(seen.at) < LATE_S:
-            return seen
-        return replace(seen, reason=f"the NVIDIA driver has not answered since {seen.at:%H:%M:%S} UTC")
+        asked_at = self._asked_at
+        if asked_at is None or _seconds_since(asked_at) < LATE_S:
+            return self._seen
+        return replace(self._seen, reason=f"the NVIDIA driver has not answered since {asked_at:%H:%M:%S} UTC")
 
     def ggml_name(self, device: str, section: str) -> str:
         """ggml's name of a device. ``section`` of the settings asks for it.
@@ -157,7 +158,10 @@ class Devices:
 
     def _look(self) -> tuple[GpuReading, ...]:
         """The cards as they are now, those that have gone included."""
+        # Others may be asking, too: whoever began counts.
+        self._asked_at = self._asked_at or datetime.datetime.now(datetime.UTC)
         cards, reason = self._nvml.devices(), self._nvml.reason
+        self._asked_at = None
         if reason is None:
             cards = with_vanished(self._seen.cards, cards)
             self._driver_worked = True

@@ -103,7 +103,8 @@ class Placements:
         free_bytes = self.devices.free_bytes(installed.entry.settings.device)
         refused = _refusal(installed, placement.plan, free_bytes)
         if refused is None or free_bytes is None:
-            return replace(placement, reduced=_reduced(installed, safe, str(crash)))
+            reduced = None if crash is None else _reduced(installed, safe, str(crash))
+            return replace(placement, reduced=reduced)
         steps = {} if whole else steps
         found = fitting_plan(wished, steps, needs, free_bytes)
         if found is None:

@@ -333,7 +333,7 @@ def test_an_active_ollama_is_told_of() -> None:
             WARNING,
             ["Read-only", "cache_dir"],
         ),
-        (Folder(Path("/c"), True, "Read-only file system", 1), 0, OK, ["not used"]),
+        (Folder(Path("/c"), True, "Read-only file system", 1), 0, OK, ["no prompts are kept"]),
         (None, 4096 * MIB, WARNING, ["there is none"]),
     ],
 )

@@ -12,7 +12,7 @@ ABORTED = -6
 def start(
     folder: Path, model: Path, fake: FakeNvml, *, waits: bool = True
 ) -> AbstractContextManager[RunningServer]:
-    generator = {"device": "cuda:0", "memory_margin_mib": 50, "batch": 128}
+    generator = {"device": "cuda:0", "memory_margin_mib": 50, "batch": 128, "threads": 1}
     config = embedded_config(model, generator=generator, helper={"path": str(model), "preload": False})
     return serving(folder, config, fake.environment(), module="tests.gpu.fake_cuda", waits=waits)
 

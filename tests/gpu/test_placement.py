@@ -137,6 +137,8 @@ FIRST, SECOND = GpuReading(0, "GPU-a", "01", "one"), GpuReading(1, "GPU-b", "0a"
                 GpuReading(0, "GPU-a", "01", "one", fault="the card is no longer there"),
             ),
         ),
+        # One look without a name is no other card.
+        ((FIRST, GpuReading(1, None, "0a", "two")), (FIRST, GpuReading(1, None, "0a", "two"))),
         ((FIRST, GpuReading(1, fault="lost")), (FIRST, GpuReading(1, "GPU-b", "0a", "two", fault="lost"))),
         (
             (FIRST, SECOND, GpuReading(2, fault="lost")),

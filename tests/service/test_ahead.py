@@ -31,7 +31,7 @@ def built(embedded_model: Path, folder: Path, **router: str) -> Service:
     config = folder / "config.toml"
     keys = {"summary_chars_max": 120, **router}
     config.write_text(
-        embedded_config(embedded_model, generator={"context": 2048, "slots": 1}, router=dict(keys))
+        embedded_config(embedded_model, generator={"context": 1088, "slots": 1}, router=dict(keys))
     )
     return build_service(load_settings(config, {}, {"cache_dir": str(folder / "cache")}))
 
@@ -44,8 +44,9 @@ async def service(embedded_model: Path, tmp_path: Path) -> AsyncIterator[Service
 
 
 def making(number: int) -> list[Message]:
-    """A turn of about 650 tokens, in which a command tells much."""
-    log = "\n".join(f"step {line} of part {number} was done with nothing to say of it" for line in range(40))
+    """A turn of about 330 tokens, in which a command tells much in long words: models read tokens."""
+    told = "continuing compilation without any noteworthy difficulties or unexpected interruptions"
+    log = "\n".join(f"{line} {number}: {told}" for line in range(22))
     call = ToolCall("run_commands", {"command": f"make part{number}"}, f"m{number}")
     result = Message("tool", log, tool_name="run_commands", tool_call_id=f"m{number}")
     return [Message("assistant", "I build it.", tool_calls=(call,)), result]

@@ -38,19 +38,30 @@ async def service(
     await built.close()
 
 
-def chat() -> ChatRequest:
-    return ChatRequest("smollm2:135m", (Message("user", "Hi"),), options=RunOptions(max_tokens=2))
+def chat(text: str = "Hi") -> ChatRequest:
+    return ChatRequest("smollm2:135m", (Message("user", text),), options=RunOptions(max_tokens=2))
+
+
+async def spilled(service: Service) -> bool:
+    """What was kept in the device's memory is in the host's."""
+    for _ in range(300):
+        (resident,) = service.fleet.residents()
+        if resident.tiers.ram_bytes and not resident.state.kept_tokens:
+            return True
+        await asyncio.sleep(0.02)
+    return False
 
 
 async def test_idle_models_leave_a_short_device_and_come_back(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await finish(service, chat())
+    await finish(service, chat("Hi " * 100))
     with monkeypatch.context() as patch:
         patch.setattr(devices_module, "available_ram_bytes", lambda: 100 * MIB)
         for _ in range(3):
             await service.guard.look_once()
         assert service.guard.level_of("cpu") is Level.SPILL
+        assert await spilled(service)
         with pytest.raises(ServiceError, match="short of memory: 100 MiB are free of the 256 MiB"):
             await finish(service, chat())
         assert len(service.fleet.residents()) == 1
