@@ -84,9 +84,9 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     logger.log(
         logging.ERROR if status == 500 else logging.INFO,  # noqa: PLR2004
         "%s: %d %s, id %s",
-        request.url.path,
+        one_line(request.url.path),
         status,
-        error,
+        one_line(str(error)),
         request_id(request.scope),
     )
     answer = refusal(request.scope, status, str(error), error if isinstance(error, ServiceError) else None)
@@ -105,6 +105,15 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.headers:
         answer.headers.update(error.headers)
     return answer
+
+
+def one_line(text: str) -> str:
+    """``text`` without what could pass for a line of the log, or move a terminal's cursor."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(sign: str) -> str:
+    return sign if sign.isprintable() else sign.encode("unicode_escape").decode()
 
 
 def refusal(scope: Scope, status: int, text: str, cause: ServiceError | None = None) -> Response:
