@@ -96,8 +96,9 @@ def test_ten_megabytes_in_a_field(server: RunningServer, client: httpx.Client, f
     assert pulse.longest_s < 1.5
 
 
-def test_as_many_messages_as_may_be(server: RunningServer, client: httpx.Client) -> None:
-    messages = [{"role": "user", "content": "x"}] * (MOST_CONTAINERS - 10)
+@pytest.mark.parametrize("count", [2000, pytest.param(MOST_CONTAINERS - 10, marks=pytest.mark.slow)])
+def test_very_many_messages(server: RunningServer, client: httpx.Client, count: int) -> None:
+    messages = [{"role": "user", "content": "five words in each one"}] * count
     with watched(server) as pulse:
         body = chat_body(messages=messages, truncate=False)
         response = client.post("/api/chat", json=body, headers=DIRECT)
@@ -141,9 +142,9 @@ def test_a_bomb_in_a_bomb_is_refused() -> None:
 
 
 def test_a_frame_that_wants_much_memory_is_refused() -> None:
-    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
-    packer = zstandard.ZstdCompressor(compression_params=parameters, write_content_size=False).compressobj()
-    frame = packer.compress(bytes(300 * MIB)) + packer.flush()
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27, write_content_size=False)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    frame = packer.compress(b"x") + packer.flush()
     with pytest.raises(InvalidRequest):
         unpacked(frame, "zstd", MIB)
     with pytest.raises(BodyTooLarge):
