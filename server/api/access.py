@@ -147,9 +147,12 @@ def known_key(keys: Sequence[Key], credentials: Sequence[str]) -> Key | None:
 def is_this_machine(address: str) -> bool:
     """Whether it can only be a client on this machine."""
     try:
-        return ipaddress.ip_address(address).is_loopback
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
+    # A socket for both kinds of addresses shows the older ones within the newer.
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -1,4 +1,4 @@
-"""Schemas made to have no end: each is refused or becomes a grammar within seconds, and llama.cpp takes it."""
+"""Schemas made to have no end: each is refused, or becomes a grammar within seconds."""
 
 import time
 from collections.abc import Callable
