@@ -99,21 +99,16 @@ class Access:
         if not self._keys:
             address = client[0] if client else "an unknown address"
             rights = _EVERYTHING if is_this_machine(address) else frozenset({Right.USE})
-            return self._with_limits(Caller(address, rights, 0, 0, None), None)
+            return self._limited(address, rights, None)
         key = known_key(self._keys, _credentials(headers))
-        if key is None:
-            return None
-        return self._with_limits(Caller(f'the key "{key.name}"', key.rights, 0, 0, None), key)
+        return None if key is None else self._limited(f'the key "{key.name}"', key.rights, key)
 
-    def _with_limits(self, caller: Caller, key: Key | None) -> Caller:
+    def _limited(self, name: str, rights: frozenset[Right], key: Key | None) -> Caller:
         limits = self._limits
-        own = key or Key("", b"", frozenset())
-        return replace(
-            caller,
-            body_bytes=(own.body_mib or limits.body_mib) * MIB,
-            requests=own.requests or limits.requests,
-            answer_tokens=own.answer_tokens or limits.answer_tokens or None,
-        )
+        body_mib = (key and key.body_mib) or limits.body_mib
+        requests = (key and key.requests) or limits.requests
+        answer_tokens = (key and key.answer_tokens) or limits.answer_tokens or None
+        return Caller(name, rights, body_mib * MIB, requests, answer_tokens)
 
     def _lacking(self, right: Right, caller: Caller) -> str:
         if self._keys:

@@ -35,7 +35,6 @@ _MOST_FILES = 65_536
 _OWN_FILES = 256
 """Models, cards, caches, downloads, uploads."""
 
-
 _LAST_WORDS = b"HTTP/1.1 %d %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -171,6 +170,7 @@ class Connection(HttpToolsProtocol):
 
     def give_up(self, status: http.HTTPStatus) -> None:
         """End the connection, with a word where the client waits for one."""
+        self._waiting.pop(self, None)
         if self.transport.is_closing():
             return
         if not self._is_free_to_speak():
@@ -193,11 +193,10 @@ class Connection(HttpToolsProtocol):
         # Who has sent its headers waits for an answer.
         self._phase_bytes = 1 if phase is _Phase.BODY else 0
         self._since_s = self.loop.time()
-        if phase in (_Phase.NEXT, _Phase.HEADERS):
+        if phase in (_Phase.NEXT, _Phase.BODY):
             self._waiting.pop(self, None)
+        if phase is _Phase.NEXT and not self.transport.is_closing():
             self._waiting[self] = None
-        elif phase is _Phase.BODY:
-            self._waiting.pop(self, None)
 
     def _look(self) -> None:
         now_s = self.loop.time()
