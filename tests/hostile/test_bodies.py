@@ -26,9 +26,9 @@ BROKEN = {
     "nested": b'{"a":' + b"[" * 5_000_000,
     "objects": b'{"a":' * 1_000_000,
     "1e999 nested": b'{"model": [' + b"1e999," * 200_000 + b"1]}",
-    "lists": b'{"a": [' + b"[]," * 800_000 + b"[]]}",
-    "messages": b'{"model": "smollm2:135m", "messages": [' + b'{"role": "user"},' * 100_000 + b"{}]}",
-    "keys": b'{"model": 5' + b"".join(b',"k%d":0' % number for number in range(200_000)) + b"}",
+    "lists": b'{"a": [' + b"[]," * 300_000 + b"[]]}",
+    "messages": b'{"model": "smollm2:135m", "messages": [' + b'{"role": "user"},' * 50_000 + b"{}]}",
+    "keys": b'{"model": 5' + b"".join(b',"k%d":0' % number for number in range(100_000)) + b"}",
     "digits": b'{"model": ' + b"1" * 8_000_000 + b"}",
     "open string": b'{"model": "' + b"x" * 10_000_000,
     "bad UTF-8": b'{"model": "' + b"x" * 10_000_000 + b"\xff",
@@ -50,10 +50,14 @@ def test_a_broken_body_is_refused_while_others_are_served(server: RunningServer,
 
 
 @pytest.mark.parametrize("path", ROUTES)
-@pytest.mark.parametrize("name", ["nested", "messages", "keys"])
-def test_on_every_route(client: httpx.Client, path: str, name: str) -> None:
-    response = client.post(path, content=BROKEN[name][: 1_000_000 if name == "nested" else None])
-    assert 400 <= response.status_code < 500, response.text[:200]
+def test_on_every_route(client: httpx.Client, path: str) -> None:
+    for body in (
+        b'{"a":' + b"[" * 100_000,
+        b'{"a":[' + b"{}," * 21_000 + b"{}]}",
+        b'{"model": "' + b"\xff" * 9,
+    ):
+        response = client.post(path, content=body)
+        assert 400 <= response.status_code < 500, response.text[:200]
 
 
 @pytest.mark.parametrize("key", [b"model", b"messages", b"Model", b"options"])
@@ -64,9 +68,9 @@ def test_a_key_that_comes_twice_is_read_once(client: httpx.Client, key: bytes) -
 
 
 @pytest.mark.parametrize(
-    "number", ["1e999", "-1e999", "1e-999", "9" * 400, "-" + "9" * 400, "1" + "0" * 4000, "0.0000000001"]
+    "number", ["1e999", "-1e999", "1e-999", "9" * 400, "-" + "9" * 400, "1" + "0" * 4000]
 )
-@pytest.mark.parametrize("field", ["temperature", "num_predict", "seed", "num_ctx", "top_k"])
+@pytest.mark.parametrize("field", ["temperature", "seed", "num_ctx"])
 def test_numbers_without_end(client: httpx.Client, number: str, field: str) -> None:
     body = json.dumps(chat_body(options={"num_predict": 1, field: "NUMBER"}))
     response = client.post("/api/chat", content=body.replace('"NUMBER"', number).encode())
@@ -74,8 +78,8 @@ def test_numbers_without_end(client: httpx.Client, number: str, field: str) -> N
 
 
 LARGE: dict[str, Callable[[str], dict[str, Any]]] = {
-    "content": lambda text: {"messages": [{"role": "user", "content": text[:1_000_000]}]},
-    "role": lambda text: {"messages": [{"role": text[:1_000_000], "content": "Hi"}]},
+    "content": lambda text: {"messages": [{"role": "user", "content": text[:300_000]}]},
+    "role": lambda text: {"messages": [{"role": text[:300_000], "content": "Hi"}]},
     "model": lambda text: {"model": text},
     "tool": lambda text: {"tools": [{"type": "function", "function": {"name": text, "description": text}}]},
     "stop": lambda text: {"options": {"stop": [text], "num_predict": 1}},
