@@ -14,7 +14,7 @@ from server import __version__
 from server.api.access import Access
 from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
-from server.api.guards import RETRY_AFTER_S, Guard, is_loopback, request_id
+from server.api.guards import RETRY_AFTER_S, Guard, request_id
 from server.api.health import health_router
 from server.api.http import status_of
 from server.api.ollama.routes import ollama_router
@@ -33,6 +33,7 @@ from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
 from server.service.service import Service
+from server.sockets import is_loopback
 
 logger = logging.getLogger("llm-optimizer")
 

@@ -16,13 +16,12 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.access import Access
 from server.api.connections import connections, room_for_connections
-from server.api.guards import is_loopback
 from server.app import build_app, build_service
 from server.catalogue import Entry
 from server.config import ConfigError, Settings, read_keys
 from server.domain.errors import ServiceError
 from server.service.service import Service
-from server.sockets import listening
+from server.sockets import is_loopback, listening
 
 logger = logging.getLogger("llm-optimizer")
 

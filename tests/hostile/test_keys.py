@@ -16,7 +16,9 @@ import pytest
 from server.api.access import Access, Caller, Denied, known_key, needed_right
 from server.config import ConfigError, LimitSettings, Right, read_keys
 from server.config.keys import fault_of
+from server.doctor.ports import Running, running_at
 from server.serve import warnings_of
+from tests.hostile.asking import address_of
 from tests.hostile.conftest import ADMIN, FRUGAL, USER
 from tests.running import RunningServer, embedded_config
 
@@ -205,6 +207,10 @@ def test_the_service_does_not_start_with_keys_that_others_can_read(
     assert ended.returncode == 1
     assert "chmod 600" in ended.stderr
     assert ADMIN not in ended.stderr + ended.stdout
+
+
+def test_the_doctor_knows_the_service_without_a_key(guarded: RunningServer) -> None:
+    assert running_at(*address_of(guarded)) == Running(None)
 
 
 FORMS = {"/api/chat": "native", "/v1/chat/completions": "openai", "/v1/messages": "anthropic"}
