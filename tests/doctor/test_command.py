@@ -165,6 +165,7 @@ def test_the_json_has_what_is_promised(patient: Patient) -> None:
         ("plan", "generator"),
         ("plan", "helper"),
         ("port", f"127.0.0.1:{patient.port}"),
+        ("keys", None),
         ("unit", None),
         ("ollama", None),
         ("cache_dir", None),

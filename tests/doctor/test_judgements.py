@@ -356,23 +356,17 @@ def test_cards_by_another_name_get_their_number_from_the_plan() -> None:
     assert wanted_cards(settings, planned) == {"generator": "cuda:1"}
 
 
+KEYS = Path("keys.toml")
+
+
 @pytest.mark.parametrize(
-    ("file", "count", "error", "reached", "status", "words"),
+    ("check", "status", "words"),
     [
-        (None, 0, None, [], OK, ["only this machine"]),
-        (None, 0, None, ["0.0.0.0:8512"], WARNING, ["0.0.0.0:8512", "keys_file"]),
-        (Path("keys.toml"), 2, None, ["0.0.0.0:8512"], OK, ["2 in keys.toml"]),
-        (
-            Path("keys.toml"),
-            0,
-            "others may read its keys",
-            [],
-            FAULT,
-            ["others may read", "docs/security.md"],
-        ),
+        (judge_access(None, 0, None, []), OK, ["only this machine"]),
+        (judge_access(None, 0, None, ["0.0.0.0:8512"]), WARNING, ["0.0.0.0:8512", "keys_file"]),
+        (judge_access(KEYS, 2, None, ["0.0.0.0:8512"]), OK, ["2 in keys.toml"]),
+        (judge_access(KEYS, 0, "others may read it", []), FAULT, ["others may", "docs/security.md"]),
     ],
 )
-def test_who_can_reach_it(
-    file: Path | None, count: int, error: str | None, reached: list[str], status: Status, words: list[str]
-) -> None:
-    says(judge_access(file, count, error, reached), status, *words)
+def test_who_can_reach_it(check: Check, status: Status, words: list[str]) -> None:
+    says(check, status, *words)
