@@ -6,6 +6,7 @@ that has been without a request for longest gives way.
 """
 
 import asyncio
+import contextlib
 import http
 import resource
 from collections.abc import MutableMapping
@@ -56,8 +57,10 @@ def room_for_connections() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
+        # A unit that forbids this has its own limit.
+        with contextlib.suppress(OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
     return min(MOST_CONNECTIONS, max(soft - _OWN_FILES, soft // 2))
