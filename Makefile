@@ -60,13 +60,18 @@ fidelity: $(DEVELOPMENT) $(STAMPS)/bench ## What shortening a session loses and 
 	@$(PY) -m bench.fidelity $(ARGS)
 
 .PHONY: lint
-lint: $(DEVELOPMENT) ## ruff, mypy, and the import layers
+lint: $(DEVELOPMENT) ## ruff, mypy, the import layers, and known vulnerabilities
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m mypy scripts
 	$(PY) -m mypy -p bench
 	$(VENV)/bin/lint-imports
+	$(PY) scripts/audit.py requirements/base.txt requirements/dev.txt
+
+.PHONY: audit
+audit: $(DEVELOPMENT) ## Look the locked packages up for known vulnerabilities (skipped where nobody can be asked)
+	$(PY) scripts/audit.py requirements/base.txt requirements/dev.txt
 
 .PHONY: format
 format: $(DEVELOPMENT) ## Format the sources and apply the safe fixes

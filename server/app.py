@@ -16,7 +16,7 @@ from server.api.anthropic.errors import anthropic_refusal
 from server.api.anthropic.routes import anthropic_router
 from server.api.capturing import Capturing
 from server.api.draining import Draining
-from server.api.guards import RETRY_AFTER_S, Guard, is_loopback, request_id
+from server.api.guards import RETRY_AFTER_S, Guard, request_id
 from server.api.health import gpu_health, health_router
 from server.api.http import status_of
 from server.api.metrics import metrics_router
@@ -40,6 +40,7 @@ from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
 from server.service.service import Service
+from server.sockets import is_loopback
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -114,6 +115,15 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.headers:
         answer.headers.update(error.headers)
     return answer
+
+
+def one_line(text: str) -> str:
+    """``text`` without what could pass for a line of the log, or move a terminal's cursor."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(sign: str) -> str:
+    return sign if sign.isprintable() else sign.encode("unicode_escape").decode()
 
 
 def refusal(scope: Scope, status: int, text: str, cause: ServiceError | None = None) -> Response:

@@ -14,14 +14,13 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.access import Access
 from server.api.connections import connections, room_for_connections
-from server.api.guards import is_loopback
 from server.app import build_app, build_service
 from server.config import ConfigError, Settings, read_keys, split_address
 from server.config.options import toml_text
 from server.lifecycle import SHUTDOWN_S, Server, Startup, lifespan
 from server.reloading import Preparation, Reload, log_level
 from server.service.service import Service
-from server.sockets import listening
+from server.sockets import is_loopback, listening
 from server.supervision import Supervision
 from server.systemd import Notifier, NotOurs, inherited_sockets, watchdog_s
 

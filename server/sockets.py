@@ -1,5 +1,6 @@
 """The one way in which addresses are listened on: by the service, and by the doctor who tries them."""
 
+import ipaddress
 import socket
 
 BACKLOG = 512
@@ -21,3 +22,11 @@ def listening(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.casefold() == "localhost"

@@ -101,21 +101,16 @@ class Access:
         if not self._keys:
             address = client[0] if client else "an unknown address"
             rights = _EVERYTHING if is_this_machine(address) else frozenset({Right.USE})
-            return self._with_limits(Caller(address, rights, 0, 0, None), None)
+            return self._limited(address, rights, None)
         key = known_key(self._keys, _credentials(headers))
-        if key is None:
-            return None
-        return self._with_limits(Caller(f'the key "{key.name}"', key.rights, 0, 0, None), key)
+        return None if key is None else self._limited(f'the key "{key.name}"', key.rights, key)
 
-    def _with_limits(self, caller: Caller, key: Key | None) -> Caller:
+    def _limited(self, name: str, rights: frozenset[Right], key: Key | None) -> Caller:
         limits = self._limits
-        own = key or Key("", b"", frozenset())
-        return replace(
-            caller,
-            body_bytes=(own.body_mib or limits.body_mib) * MIB,
-            requests=own.requests or limits.requests,
-            answer_tokens=own.answer_tokens or limits.answer_tokens or None,
-        )
+        body_mib = (key and key.body_mib) or limits.body_mib
+        requests = (key and key.requests) or limits.requests
+        answer_tokens = (key and key.answer_tokens) or limits.answer_tokens or None
+        return Caller(name, rights, body_mib * MIB, requests, answer_tokens)
 
     def _lacking(self, right: Right, caller: Caller) -> str:
         if self._keys:
@@ -149,9 +144,12 @@ def known_key(keys: Sequence[Key], credentials: Sequence[str]) -> Key | None:
 def is_this_machine(address: str) -> bool:
     """Whether it can only be a client on this machine."""
     try:
-        return ipaddress.ip_address(address).is_loopback
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
+    # A socket for both kinds of addresses shows the older ones within the newer.
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -6,6 +6,7 @@ that has been without a request for longest gives way.
 """
 
 import asyncio
+import contextlib
 import http
 import resource
 from collections.abc import MutableMapping
@@ -35,7 +36,6 @@ _MOST_FILES = 65_536
 _OWN_FILES = 256
 """Models, cards, caches, downloads, uploads."""
 
-
 _LAST_WORDS = b"HTTP/1.1 %d %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -57,8 +57,10 @@ def room_for_connections() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
+        # A unit that forbids this has its own limit.
+        with contextlib.suppress(OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
     return min(MOST_CONNECTIONS, max(soft - _OWN_FILES, soft // 2))
@@ -171,6 +173,7 @@ class Connection(HttpToolsProtocol):
 
     def give_up(self, status: http.HTTPStatus) -> None:
         """End the connection, with a word where the client waits for one."""
+        self._waiting.pop(self, None)
         if self.transport.is_closing():
             return
         if not self._is_free_to_speak():
@@ -193,11 +196,10 @@ class Connection(HttpToolsProtocol):
         # Who has sent its headers waits for an answer.
         self._phase_bytes = 1 if phase is _Phase.BODY else 0
         self._since_s = self.loop.time()
-        if phase in (_Phase.NEXT, _Phase.HEADERS):
+        if phase in (_Phase.NEXT, _Phase.BODY):
             self._waiting.pop(self, None)
+        if phase is _Phase.NEXT and not self.transport.is_closing():
             self._waiting[self] = None
-        elif phase is _Phase.BODY:
-            self._waiting.pop(self, None)
 
     def _look(self) -> None:
         now_s = self.loop.time()

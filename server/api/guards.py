@@ -75,14 +75,6 @@ def host_allowed(host: str, own_name: str) -> bool:
     return address.is_loopback or address.is_private or address.is_unspecified or address.is_link_local
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.casefold() == "localhost"
-
-
 def _without_port(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]

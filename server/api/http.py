@@ -48,6 +48,7 @@ _LARGE_BYTES = 2**17
 """From here on a body is read in a thread, beside which everything else goes on."""
 
 _HEARD_OUT_BYTES = 2**28
+"""Of what is too large, before the connection ends in its middle."""
 
 EVENT_STREAM = "text/event-stream"
 

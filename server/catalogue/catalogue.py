@@ -282,11 +282,11 @@ class Catalogue:
 
     def _lying_there(self) -> Iterator[Entry]:
         """Files in the folder that nobody has named, under the names that their files give them."""
-        used = {entry.settings.path.resolve() for entry in self.configured}
+        used = {_real(entry.settings.path) for entry in self.configured}
         named = [*self.configured, *self._recorded()]
         recorded = {record.file for record in self._records}
         for path in sorted(self.models_dir.glob("*")):
-            if path.suffix.casefold() != ".gguf" or path.name in recorded or path.resolve() in used:
+            if path.suffix.casefold() != ".gguf" or path.name in recorded or _real(path) in used:
                 continue
             name = name_of_file(path.name)
             if name is None or any(entry.name.is_same_as(name) for entry in named):
@@ -311,7 +311,7 @@ class Catalogue:
         if record.file is None or any(other.file == record.file for other in self._records):
             return
         path = self.models_dir / record.file
-        if all(entry.settings.path.resolve() != path.resolve() for entry in self.configured):
+        if all(_real(entry.settings.path) != _real(path) for entry in self.configured):
             self._unlink(path)
 
     def _unlink(self, path: Path) -> None:
@@ -333,6 +333,14 @@ def _recipe_of(name: ModelName, known: Iterable[Known]) -> Recipe:
 
 def _with_policy(settings: ModelSettings, policy: str) -> ModelSettings:
     return settings.model_copy(update={"policy": policy}).with_set(settings.set_by_user)
+
+
+def _real(path: Path) -> Path:
+    """The file that ``path`` leads to; a link that leads in a circle leads to itself."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path
 
 
 def _fields_of(recipe: Recipe) -> dict[str, Any]:

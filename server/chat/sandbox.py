@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NoReturn
 from jinja2 import Template, TemplateError, constants, debug
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-CPU_S = 3
+CPU_S = 2
 """Time of a processor that one rendering may take; long sessions take some thousandths of it."""
 
 MEMORY_BYTES = 2**30

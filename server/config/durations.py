@@ -25,6 +25,7 @@ _GO_TYPES = MappingProxyType(
 _PLAIN_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 _TERM = re.compile(r"([0-9]*\.?[0-9]*)([^0-9.]*)")
 _NS_PER_S = 10**9
+_MOST_QUOTED = 200
 
 
 def parse_duration(value: str | int | float) -> float:
@@ -101,8 +102,8 @@ def _decimal(count: int, size: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Go's own quoting of a bad duration: bytes outside printable ASCII become ``\\xNN``."""
-    return '"' + "".join(_quoted_char(char) for char in text) + '"'
+    """Go's own quoting of a bad duration, or of its beginning: bytes outside ASCII become ``\\xNN``."""
+    return '"' + "".join(_quoted_char(char) for char in text[:_MOST_QUOTED]) + '"'
 
 
 def _quoted_char(char: str) -> str:

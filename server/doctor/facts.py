@@ -82,7 +82,7 @@ class Planned:
 
     Bytes that nobody knows are None; ``free_bytes`` is what the models planned before leave. ``refusal`` says
     why it has no place, ``unreadable`` that there is no file to plan with. ``running``: a service runs
-    already, so nothing is planned, and ``loaded`` says whether it has this model.
+    already, so nothing is planned, and ``loaded`` says whether it has this model; None: it does not tell.
     """
 
     role: str
@@ -100,7 +100,7 @@ class Planned:
     """What it would have to do without, and why."""
     unreadable: bool = False
     running: bool = False
-    loaded: bool = False
+    loaded: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)

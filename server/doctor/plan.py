@@ -28,6 +28,9 @@ def plan_of_running(catalogue: Catalogue, running: Running) -> tuple[Planned, ..
 
 def judge_plan(planned: Planned) -> Check:
     """One model on its device."""
+    if planned.running and planned.loaded is None:
+        found = "not told: the running service wants a key"
+        return ok("plan", found, subject=planned.role)
     if planned.running:
         found = "is loaded" if planned.loaded else "is not loaded"
         return ok(
@@ -56,6 +59,8 @@ def judge_plan(planned: Planned) -> Check:
 
 def _running(entry: Entry, running: Running) -> Planned:
     role, model, device = entry.section, entry.name.display, entry.settings.device
+    if running.models is None:
+        return Planned(role, model, device, running=True, loaded=None)
     loaded = next((loaded for loaded in running.models if loaded.role == role), None)
     if loaded is None:
         return Planned(role, model, device, running=True)

@@ -13,6 +13,8 @@ from server.sockets import listening
 
 _ANSWER_TIMEOUT_S = 5.0
 _LARGEST_ANSWER_BYTES = 2**20
+_REALM = 'realm="llm-optimizer"'
+_WANTS_KEY = object()
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # whom to ask, not where to listen
 
 
@@ -37,9 +39,9 @@ class RunningModel:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An llm-optimizer that answers."""
+    """An llm-optimizer that answers. ``models`` None: it tells them to those only who have a key."""
 
-    models: tuple[RunningModel, ...] = ()
+    models: tuple[RunningModel, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ def look_at_port(host: str, port: int) -> Port:
 def running_at(host: str, port: int) -> Running | None:
     """The llm-optimizer that answers at an address; None if none does."""
     health = _get(host, port, "/health/gpu")
+    if health is _WANTS_KEY:
+        return Running(None)
     models = health.get("models") if isinstance(health, dict) else None
     return None if not isinstance(models, list) else Running(tuple(map(_model, models)))
 
@@ -123,11 +127,14 @@ def _is_ollama(host: str, port: int) -> bool:
 
 
 def _get(host: str, port: int, path: str) -> Any:
-    """The JSON that is answered there; None where it is anything else."""
+    """The JSON that is answered there, or that this very service wants a key; None for anything else."""
     connection = http.client.HTTPConnection(_ANY_ADDRESS.get(host, host), port, timeout=_ANSWER_TIMEOUT_S)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
         connection.request("GET", path)
-        return json.loads(connection.getresponse().read(_LARGEST_ANSWER_BYTES))
+        answer = connection.getresponse()
+        if _REALM in answer.headers.get("WWW-Authenticate", ""):
+            return _WANTS_KEY
+        return json.loads(answer.read(_LARGEST_ANSWER_BYTES))
     return None
 
 

@@ -99,7 +99,7 @@ def _row(planned: Planned) -> tuple[str, ...]:
 
 def _verdict(planned: Planned) -> str:
     if planned.running:
-        return "loaded" if planned.loaded else "not loaded"
+        return {True: "loaded", False: "not loaded", None: "not told"}[planned.loaded]
     return {True: "yes", False: "NO", None: "?"}[fits(planned)]
 
 

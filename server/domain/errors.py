@@ -19,9 +19,15 @@
 The dialects under ``server.api`` turn these into statuses; nothing below knows HTTP.
 """
 
+LONGEST_CHARS = 2000
+
 
 class ServiceError(Exception):
-    """Base of all errors whose text is written for the user."""
+    """Base of all errors whose text is written for the user; what it repeats of a request is cut."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= LONGEST_CHARS else f"{text[:LONGEST_CHARS]}…"
 
 
 class InvalidRequest(ServiceError):

@@ -5,9 +5,10 @@ from starlette.types import Receive, Scope, Send
 
 from server.api.access import Access
 from server.api.accounting import Accounting
-from server.api.guards import LOCAL_ORIGINS, Guard, host_allowed, is_loopback, origin_allowed
+from server.api.guards import LOCAL_ORIGINS, Guard, host_allowed, origin_allowed
 from server.config import LimitSettings
 from server.service.ledger import Ledger
+from server.sockets import is_loopback
 from tests.api.asking import chat_body, error_of
 
 PAGE = "https://chat.example.org"

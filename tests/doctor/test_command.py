@@ -166,6 +166,7 @@ def test_the_json_has_what_is_promised(patient: Patient) -> None:
         ("plan", "helper"),
         ("port", f"127.0.0.1:{patient.port}"),
         ("crashes", None),
+        ("keys", None),
         ("unit", None),
         ("ollama", None),
         ("cache_dir", None),

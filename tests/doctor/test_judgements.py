@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from server.config import load_settings
+from server.doctor.access import judge_access
 from server.doctor.binding import judge_binding, judge_build, judge_decoding, judge_offload
 from server.doctor.cards import Driver, architectures_of, judge_card, judge_driver, roles_by_card
 from server.doctor.check import Check, Status, fault, ok, warning, worst
@@ -259,6 +260,7 @@ NO_DEVICE = 'generator.device = "cuda:0", but this llama-cpp-python sees only: C
         (Planned("generator", "x", "cpu", refusal="gone", unreadable=True), WARNING, ["no file"]),
         (Planned("generator", "x", "cpu", running=True, loaded=True), OK, ["is loaded on cpu"]),
         (Planned("generator", "x", "cpu", running=True), OK, ["is not loaded"]),
+        (Planned("generator", "x", "cpu", running=True, loaded=None), OK, ["wants a key"]),
     ],
 )
 def test_the_plan(planned: Planned, status: Status, words: list[str]) -> None:
@@ -369,3 +371,19 @@ def test_cards_by_another_name_get_their_number_from_the_plan() -> None:
     assert wanted_cards(settings, ()) == {}
     planned = (Planned("generator", "qwen", "cuda:1"), Planned("helper", "qwen3", "vulkan:0"))
     assert wanted_cards(settings, planned) == {"generator": "cuda:1"}
+
+
+KEYS = Path("keys.toml")
+
+
+@pytest.mark.parametrize(
+    ("check", "status", "words"),
+    [
+        (judge_access(None, 0, None, []), OK, ["only this machine"]),
+        (judge_access(None, 0, None, ["0.0.0.0:8512"]), WARNING, ["0.0.0.0:8512", "keys_file"]),
+        (judge_access(KEYS, 2, None, ["0.0.0.0:8512"]), OK, ["2 in keys.toml"]),
+        (judge_access(KEYS, 0, "others may read it", []), FAULT, ["others may", "docs/security.md"]),
+    ],
+)
+def test_who_can_reach_it(check: Check, status: Status, words: list[str]) -> None:
+    says(check, status, *words)

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import pytest
 from server.api.access import Access, Caller, Denied, known_key, needed_right
 from server.config import ConfigError, LimitSettings, Right, read_keys
 from server.config.keys import fault_of
+from server.doctor.ports import Running, running_at
+from server.serve import warnings_of
+from tests.hostile.asking import address_of
 from tests.hostile.conftest import ADMIN, FRUGAL, USER
-from tests.running import RunningServer
+from tests.running import RunningServer, embedded_config
 
 HASHED = hashlib.sha256(b"0123456789abcdef").hexdigest()
 BEARER = {"Authorization": f"Bearer {USER}"}
@@ -133,9 +138,9 @@ def scope(address: str, **headers: str) -> dict[str, Any]:
 
 def test_without_keys_only_this_machine_administers() -> None:
     access = Access(LimitSettings(), ())
-    for address in ("127.0.0.1", "::1"):
+    for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         assert isinstance(access.judged(scope(address)), Caller)
-    for address in ("192.168.1.9", "fe80::1", "a socket"):
+    for address in ("192.168.1.9", "fe80::1", "::ffff:10.0.0.1", "a socket"):
         denied = access.judged(scope(address))
         assert isinstance(denied, Denied)
         assert denied.status == 403
@@ -162,6 +167,50 @@ def test_too_many_at_once_are_refused_and_leave_no_trace(key_file: Path) -> None
         assert second.status == 429
     with access.passing(caller) as third:
         assert third is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/pull", {"model": "x"}),
+        ("DELETE", "/api/delete", {"model": "x"}),
+        ("GET", "/api/router/original/x", None),
+        ("POST", "/api/generate", {"model": "smollm2:135m", "keep_alive": 0}),
+    ],
+)
+def test_a_proxy_tells_who_asks(client: httpx.Client, method: str, path: str, body: Any) -> None:
+    """And without keys, whoever is elsewhere only uses what there is."""
+    far = {"X-Forwarded-For": "127.0.0.1, 192.168.1.9"}
+    response = client.request(method, path, json=body, headers=far)
+    assert response.status_code == 403
+    assert "keys_file" in response.json()["error"]
+    assert client.get("/api/tags", headers=far).status_code == 200
+
+
+def test_who_starts_it_is_told_who_can_reach_it(key_file: Path) -> None:
+    closed, opened = Access(LimitSettings(), read_keys(key_file)), Access(LimitSettings(), ())
+    near, far = ("127.0.0.1", 1), ("192.168.1.9", 8512)
+    assert warnings_of([near], opened) == warnings_of([near, far], closed) == []
+    [warning] = warnings_of([near, far], opened)
+    assert "192.168.1.9:8512" in warning
+    assert "keys_file" in warning
+
+
+def test_the_service_does_not_start_with_keys_that_others_can_read(
+    key_file: Path, embedded_model: Path
+) -> None:
+    key_file.chmod(0o644)
+    config = key_file.with_name("config.toml")
+    config.write_text(f'keys_file = "{key_file}"\n' + embedded_config(embedded_model))
+    command = [sys.executable, "-m", "server", "serve", "--config", str(config), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "chmod 600" in ended.stderr
+    assert ADMIN not in ended.stderr + ended.stdout
+
+
+def test_the_doctor_knows_the_service_without_a_key(guarded: RunningServer) -> None:
+    assert running_at(*address_of(guarded)) == Running(None)
 
 
 FORMS = {"/api/chat": "native", "/v1/chat/completions": "openai", "/v1/messages": "anthropic"}
