@@ -131,9 +131,8 @@ def test_a_session_that_outgrows_the_window_goes_on(
     assert server.logged("old tool results shortened")
     with server.client() as client:
         texts = [shortened_texts(client, chat) for chat in squeezed]
-    same = [
-        pair for pair, words in zip(pairwise(squeezed), pairwise(texts), strict=True) if words[0] == words[1]
-    ]
+    turns = zip(pairwise(squeezed), pairwise(texts), strict=True)
+    same = [chats for chats, (before, after) in turns if before == after]
     assert same
     for earlier, later in same:
         assert done_of(later)["tokens_cached"] >= done_of(earlier)["tokens_sent"]
