@@ -44,8 +44,9 @@ def fitted(value: Any, schema: Any, *, depth: int = 0) -> Any:
 
 def as_object(value: Any, schema: JsonObject) -> dict[str, Any] | None:
     """Arguments that came without a name, such as the list of files alone: under the only name that takes
-    them. None: there is none, or more than one."""
+    them. None: there is none, or more than one. Arguments inside a list are taken out of it."""
     properties = schema.get("properties")
+    value = _unwrapped(value, schema)
     if isinstance(value, dict) or not isinstance(properties, Mapping):
         return value if isinstance(value, dict) else None
     fitting = [
@@ -53,9 +54,23 @@ def as_object(value: Any, schema: JsonObject) -> dict[str, Any] | None:
         for name, part in properties.items()
         if isinstance(part, Mapping) and any(_is(value, kind) for kind in _types(part))
     ]
-    needed = [name for name in fitting if name in schema.get("required", ())]
+    needed = [name for name in fitting if name in _required(schema)]
     names = needed or fitting
     return {names[0]: value} if len(names) == 1 else None
+
+
+def _unwrapped(value: Any, schema: JsonObject) -> Any:
+    """What a list holds, if that is nothing but an object with all that the schema requires."""
+    if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], dict):
+        return value
+    required = _required(schema)
+    return value[0] if required and all(name in value[0] for name in required) else value
+
+
+def _required(schema: JsonObject) -> list[str]:
+    """The names without which an object is not whole."""
+    names = schema.get("required")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def json_of(text: str) -> Any:

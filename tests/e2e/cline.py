@@ -101,7 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = b""
         target = self.passes_to.server + self.path
         headers = {"Content-Type": "application/json", **self.passes_to.headers}
-        with httpx.stream(self.command, target, content=body, headers=headers, timeout=SILENCE_S) as response:
+        with (
+            httpx.Client(timeout=SILENCE_S, trust_env=False) as client,
+            client.stream(self.command, target, content=body, headers=headers) as response,
+        ):
             self.send_response(response.status_code)
             self.send_header("Content-Type", response.headers["Content-Type"])
             self.end_headers()
@@ -134,7 +137,8 @@ class Errand:
         done = self._run(command, HOME=str(self.folder), CLINE_NO_AUTO_UPDATE="1")
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         result: dict[str, Any] = next((line for line in lines if line.get("type") == "run_result"), {})
-        return Ended(done.returncode, result.get("finishReason", ""), str(result.get("text", done.stderr)))
+        told = result.get("text", done.stdout[-2000:] + done.stderr)
+        return Ended(done.returncode, result.get("finishReason", ""), told)
 
     def run_by(self, judge: Path) -> Ended:
         """Leave it to a program that runs Cline in a project of its own, and judges it by its exit status."""

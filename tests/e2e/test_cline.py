@@ -25,6 +25,7 @@ from tests.running import RunningServer, embedded_config, serving
 
 pytestmark = pytest.mark.slow
 
+STEADY = "tools:steady"
 WINDOW_TOKENS = 7168
 STAGES = 5
 LIMIT_S = 1200
@@ -77,7 +78,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> It
     config = embedded_config(embedded_model, generator=generator, helper={"preload": False}, router=router)
     with serving(folder, config) as running, running.client() as client:
         # Cline gives no temperature. At 0 the model does what is likeliest, which even a small one does well.
-        alias = {"model": "steady", "from": "tools", "parameters": {"temperature": 0}, "stream": False}
+        alias = {"model": STEADY, "from": "tools", "parameters": {"temperature": 0}, "stream": False}
         client.post("/api/create", json=alias).raise_for_status()
         yield running
 
@@ -85,7 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> It
 def work(cline: Path, folder: Path, url: str) -> Ended:
     """Cline at its task."""
     (folder / "nightly.py").write_text(NIGHTLY)
-    errand = Errand(cline, url, "steady", TASK, folder, LIMIT_S)
+    errand = Errand(cline, url, STEADY, TASK, folder, LIMIT_S)
     if "CLINE_E2E" in os.environ:
         return errand.run_by(needed("CLINE_E2E", "a program that runs and judges Cline"))
     return errand.run()
@@ -130,9 +131,8 @@ def test_a_session_that_outgrows_the_window_goes_on(
     assert server.logged("old tool results shortened")
     with server.client() as client:
         texts = [shortened_texts(client, chat) for chat in squeezed]
-    same = [
-        pair for pair, words in zip(pairwise(squeezed), pairwise(texts), strict=True) if words[0] == words[1]
-    ]
+    turns = zip(pairwise(squeezed), pairwise(texts), strict=True)
+    same = [chats for chats, (before, after) in turns if before == after]
     assert same
     for earlier, later in same:
         assert done_of(later)["tokens_cached"] >= done_of(earlier)["tokens_sent"]
