@@ -51,25 +51,20 @@ class Renderer:
         self._source = source
         self._lock = threading.Lock()
         self._rests_until_s = 0.0
-        self._child: _Child | None = self._started()
+        self._child = self._started()
 
     def render(self, variables: dict[str, Any]) -> str:
         """The prompt. Raises Refused, or Overrun, as the constructor does."""
         with self._lock:
             if time.monotonic() < self._rests_until_s:
                 raise Overrun(f"came to no end just now: it is tried again {REST_S:.0f} s after that")
-            child = self._child or self._started()
-            self._child = None
+            if self._child.has_ended():
+                self._child = self._started()
             try:
-                prompt = child.ask(variables)
+                return self._child.ask(variables)
             except Overrun:
                 self._rests_until_s = time.monotonic() + REST_S
                 raise
-            except Refused:
-                self._child = child
-                raise
-            self._child = child
-            return prompt
 
     def _started(self) -> "_Child":
         child = _Child()
@@ -91,6 +86,10 @@ class _Child:
             cwd="/",
         )
         self.end = weakref.finalize(self, _end, self._process)
+
+    def has_ended(self) -> bool:
+        """Whether somebody has killed it."""
+        return self._process.poll() is not None
 
     def ask(self, message: str | dict[str, Any]) -> str:
         """The answer to a template's source or to variables.
@@ -114,7 +113,11 @@ class _Child:
         length = int.from_bytes(head[1:], "big")
         if length > most_bytes:
             raise Overrun(f"makes {length} bytes of {len(asked)}; at most {most_bytes} are taken")
-        text = self._read(length, deadline_s).decode("utf-8", "surrogatepass")
+        told = self._read(length, deadline_s)
+        try:
+            text = told.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise Overrun("broke its interpreter") from error
         if head[:1] == b"-":
             raise Refused(text)
         return text

@@ -44,7 +44,7 @@ _REFUSALS = (
     LookupError,
     MemoryError,
     OSError,
-    RecursionError,
+    RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,

@@ -90,6 +90,14 @@ def test_after_a_stop_the_template_rests_and_then_works_again(monkeypatch: pytes
     assert template.render(CHAT) == "fine"
 
 
+def test_a_killed_process_is_replaced() -> None:
+    template = ChatTemplate("{{ messages[0].content }}")
+    process = template._renderer._child._process
+    process.kill()
+    process.wait()
+    assert template.render([Message("user", "still here")]) == "still here"
+
+
 def test_a_prompt_is_no_longer_than_what_it_is_made_of_allows() -> None:
     template = ChatTemplate("{% for a in range(90000) %}" + "0123456789" * 9 + "{% endfor %}")
     with pytest.raises(InvalidRequest, match="at most"):
