@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,8 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
+    # Whatever started this may ignore Ctrl-C, as a shell does for what it puts into the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that does not know a character must not end an answer.
         sys.stdout.reconfigure(errors="replace")

@@ -68,9 +68,10 @@ class Screen:
             self.note("\n... done thinking.\n")
 
     def _write(self, text: str) -> None:
+        # First, for Ctrl-C may come while it is written.
+        self._last = text[-1:] or self._last
         self._out.file.write(printable(text) if self._out.is_terminal else text)
         self._out.file.flush()
-        self._last = text[-1:] or self._last
 
 
 def printable(text: str) -> str:
