@@ -15,15 +15,20 @@ class Gate:
         self.patience_s = patience_s
         self._reasons: dict[str, str] = {}
         self._opened: dict[str, asyncio.Event] = {}
+        self._hopeless: set[str] = set()
 
-    def shut(self, device: str, reason: str) -> None:
-        """Let nobody through to ``device``; ``reason`` is for those who wait too long."""
+    def shut(self, device: str, reason: str, *, hopeless: bool = False) -> None:
+        """Let nobody through to ``device``; ``reason`` is for those who wait too long. ``hopeless``: nobody
+        waits at all."""
         self._reasons[device] = reason
+        if hopeless:
+            self._hopeless.add(device)
         self._opened.setdefault(device, asyncio.Event())
 
     def open(self, device: str) -> None:
         """Let everybody through who waits, and all who come."""
         self._reasons.pop(device, None)
+        self._hopeless.discard(device)
         opened = self._opened.pop(device, None)
         if opened is not None:
             opened.set()
@@ -38,7 +43,7 @@ class Gate:
         if opened is None:
             return
         try:
-            async with asyncio.timeout(self.patience_s if waits else 0):
+            async with asyncio.timeout(self.patience_s if waits and device not in self._hopeless else 0):
                 await opened.wait()
         except TimeoutError:
             raise DeviceShort(self._reasons.get(device, device)) from None

@@ -110,12 +110,12 @@ class Guard:
             logger.warning("%s; new work waits", text)
 
     def _shut_unusable(self, faults: Mapping[str, str]) -> None:
-        """Work on a card that is lost ends the whole process: it waits, or is refused."""
+        """Work on a card that is lost ends the whole process: it is refused."""
         for device in self._unusable.keys() - faults.keys():
             self._gate.open(device)
         for device, fault in faults.items():
             self._levels.pop(device, None)
-            self._gate.shut(device, f"{device} cannot be used: {fault}")
+            self._gate.shut(device, f"{device} cannot be used: {fault}", hopeless=True)
         self._unusable = dict(faults)
 
     def _tell_faults(self, faults: Mapping[str, str]) -> None:

@@ -119,7 +119,8 @@ async def test_a_device_that_nobody_can_read_or_that_is_empty_is_not_short(watch
     await watching.gate.passed(GPU, waits=False)
 
 
-async def test_work_for_a_lost_card_waits_until_it_is_back(watching: Watching) -> None:
+async def test_work_for_a_lost_card_is_refused_at_once_until_it_is_back(watching: Watching) -> None:
+    watching.gate.patience_s = 3600
     lost = Sight({GPU: Watched(None, 100 * MIB, "GPU is lost")}, {})
     await watching.see(30)
     await watching.see_all(lost)
