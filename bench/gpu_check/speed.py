@@ -14,7 +14,8 @@ from bench.gpu_check.service import Answer, Service
 ROUNDS = 3
 PROMPT_TOKENS, TOKENS = 512, 128
 LEAST_RATIO = 0.85
-"""Of generating. llama-bench neither picks tokens nor answers anybody, so a little less is as it must be."""
+"""Of generating, with the real models' shapes. llama-bench neither picks tokens nor answers anybody, which
+takes about a millisecond for each token; so a little less is as it must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ def rates_of(runs: list[dict[str, Any]]) -> Rates:
 def compare(service: Service, model: str, bench: Bench, clock: Clock) -> Found:
     """Both in turns, the model unloaded meanwhile, for a card may not hold it twice.
 
-    Raises Faulty where generating is slower than it may be.
+    Raises Faulty where generating on a card is slower than it may be; models so small that any CPU can run
+    them generate so fast that what llama-bench leaves out counts too much.
     """
     ours: list[Rates] = []
     theirs: list[Rates] = []
@@ -90,11 +92,11 @@ def compare(service: Service, model: str, bench: Bench, clock: Clock) -> Found:
         theirs.append(bench.run(clock.left_s))
         ours.append(_ours(service, model))
         service.unload(model)
-    return judged(ours, theirs)
+    return judged(ours, theirs, LEAST_RATIO if bench.on_card else 0)
 
 
-def judged(ours: list[Rates], theirs: list[Rates]) -> Found:
-    """The medians, and their ratios. Raises Faulty."""
+def judged(ours: list[Rates], theirs: list[Rates], least_ratio: float) -> Found:
+    """The medians, and their ratios. Raises Faulty where that of generating is too small."""
     reading, generating = ((_median(ours, name), _median(theirs, name)) for name in ("reading", "generating"))
     ratio = generating[0] / generating[1]
     figures: dict[str, float | str | None] = {
@@ -110,9 +112,9 @@ def judged(ours: list[Rates], theirs: list[Rates]) -> Found:
         f"reading {reading[0]:.0f} against {reading[1]:.0f}, ratio {reading[0] / reading[1]:.2f} "
         f"({len(ours)} rounds in turns, medians)"
     )
-    if ratio < LEAST_RATIO:
-        raise Faulty(f"{said}; less than {LEAST_RATIO}", **figures)
-    return Found(said, figures)
+    if ratio < least_ratio:
+        raise Faulty(f"{said}; less than {least_ratio}", **figures)
+    return Found(said if least_ratio else f"{said}; not judged: the models are too small", figures)
 
 
 def _ours(service: Service, model: str) -> Rates:

@@ -19,5 +19,5 @@ def fake_nvml(fake_nvml_folder: Path, tmp_path: Path) -> FakeNvml:
 @pytest.fixture(scope="session")
 def fake_cuda_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a stand-in for the driver's libcuda.so.1."""
-    source = Path(__file__).with_name("fake_cuda.c")
+    source = Path(__file__).with_name("fake_libcuda.c")
     return compile_library(tmp_path_factory.mktemp("fake_cuda"), source, "libcuda.so.1")

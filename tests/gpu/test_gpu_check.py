@@ -177,11 +177,12 @@ def test_what_llama_bench_says_is_told_apart() -> None:
 
 def test_the_medians_are_compared() -> None:
     theirs = [speed.Rates(900, rate) for rate in (49.0, 50.0, 90.0)]
-    found = speed.judged([speed.Rates(800, rate) for rate in (10.0, 48.0, 49.0)], theirs)
+    found = speed.judged([speed.Rates(800, rate) for rate in (10.0, 48.0, 49.0)], theirs, 0.85)
     assert found.figures["generating_ratio"] == pytest.approx(48 / 50)
     assert "generating 48.0 against 50.0 tokens/s, ratio 0.96" in found.said
     with pytest.raises(Faulty, match=r"ratio 0\.84; .* less than 0\.85"):
-        speed.judged([speed.Rates(800, 42.0)], theirs)
+        speed.judged([speed.Rates(800, 42.0)], theirs, 0.85)
+    assert "not judged" in speed.judged([speed.Rates(800, 42.0)], theirs, 0).said
 
 
 def test_health_that_is_slow_now_and_then_is_told_and_often_is_a_fault() -> None:
