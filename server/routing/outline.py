@@ -2,11 +2,13 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from server.routing.facts import ERROR_WORD, IDENTIFIER, keep_facts
+from server.routing.facts import ERROR_WORD, IDENTIFIER
+from server.routing.mentions import GAP, NAMES, Gap, Piece, Unit, ranked, said_in, units_of
 from server.routing.results import Kind, Result
 
 FIRST_LINES, LAST_LINES = 3, 2
@@ -23,20 +25,23 @@ WHOLE_BLOCKS_SHARE = 0.25
 SHARED_NAMES = 3
 """A block with so many of the question's names in it is about the same thing."""
 
-FACTS_OF_FILE_SHARE, FACTS_OF_OUTPUT_SHARE = 0.1, 0.2
-"""So much of a result may be a list of what its outline has lost: an output has fewer words beside them."""
+SELDOM = 0.1
+"""A form that more of an output's lines have is none that is seldom."""
 
 WORTH_IT = 0.7
 """What would not become shorter than this part of itself stays as it is."""
 
-NOTE = "[Shortened: {shown} of {lines} lines are shown. {again}]"
+NOTE = "[Shortened: {shown} of {lines} lines, others by name. {again}]"
 """Says to the model what it looks at."""
-READ_AGAIN = "Read the file again for the others."
-CALL_AGAIN = "The same call gives all of them again."
+NOTHING_LEFT = "[Shortened: 0 of {lines} lines. {again}]"
+READ_AGAIN = "Read the file for all."
+CALL_AGAIN = "The same call gives all."
 
 _NUMBERED = re.compile(r" *(\d+) ?\| ?(.*)")
 _CUT_BY_CLIENT = re.compile(r"\[truncated \d+|\[outdated")
-_PLACE = re.compile(r"^\S{1,200}:\d+(?::\d+)?\b")
+_PLACE = re.compile(r"^(?=\S*[A-Za-z/])\S{1,200}:\d+(?::\d+)?\b")
+_WORDS = re.compile(r"\w+")
+_REPEATED = re.compile(r"(\W)\1+")
 _DEFINITION = re.compile(
     r"\s*(?:(?:export|default|public|private|protected|internal|static|async|abstract|final|pub(?:\(\w+\))?|unsafe"
     r"|extern|inline|virtual|override)\s+)*"
@@ -52,16 +57,22 @@ _PROSE = (".md", ".rst", ".txt", ".toml", ".ini", ".cfg", ".adoc")
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """Some lines of a result, and the names, paths and numbers in the others: what is named can be asked for
-    again."""
+    """Some lines of a result, and between them what the others mention: what is named can be asked for again.
 
-    lines: str
-    facts: str
+    ``worths`` are those of the units of mentions, in the order of their ranks.
+    """
+
+    parts: tuple[str | Gap, ...]
+    worths: tuple[int, ...]
+
+    def text(self, units: int) -> str:
+        """The lines with so many units of mentions."""
+        return "\n".join(part if isinstance(part, str) else part.text(units) for part in self.parts)
 
     @property
-    def text(self) -> str:
-        """Both."""
-        return f"{self.lines}\n{self.facts}" if self.facts else self.lines
+    def names(self) -> int:
+        """How many units are names and paths."""
+        return self.worths.count(NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,17 @@ class _Line:
     number: int
     raw: str
     code: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The lines that stay, by their places; ``by_line``: what the others mention is told line by line."""
+
+    lines: Sequence[_Line]
+    kept: frozenset[int]
+    again: str
+    numbered: bool
+    by_line: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,48 +103,39 @@ class _Block:
 
 
 def outline_of(result: Result, wanted: Collection[str]) -> Outline | None:
-    """The outline of a tool result; None: that would hardly be shorter."""
-    if result.kind is Kind.FILE:
-        lines, share = outline_of_file(result.text, result.subject, wanted), FACTS_OF_FILE_SHARE
-    else:
-        lines, share = outline_of_output(result.text, wanted), FACTS_OF_OUTPUT_SHARE
-    if lines is None:
-        return None
-    facts = keep_facts(result.text, lines, int(share * len(result.text)))
-    return Outline(lines, facts if _worthwhile(result.text, f"{lines}\n{facts}") else "")
+    """The outline of a tool result; None: that would hardly be shorter.
 
-
-def outline_of_file(text: str, path: str, wanted: Collection[str]) -> str | None:
-    """A file that was read: its first and last lines, its definitions, and whole the blocks that are about
-    ``wanted`` names. Lines keep their numbers, or get them. None: that would hardly be shorter.
+    Of a file that was read its first and last lines, its definitions, and whole the blocks that are about
+    ``wanted`` names; lines keep their numbers, or get them. Of a command's or a search's output first and
+    last lines, errors in full, lines unlike the others, a few places in files, and those with ``wanted``
+    names.
     """
-    lines = _read_lines(text)
-    blocks = _blocks(lines, path)
+    chosen = _of_file(result, wanted) if result.kind is Kind.FILE else _of_output(result.text, wanted)
+    most = int(WORTH_IT * len(result.text))
+    return _composed(chosen, most)
+
+
+def _of_file(result: Result, wanted: Collection[str]) -> _Chosen:
+    lines = _read_lines(result.text)
+    blocks = _blocks(lines, result.subject)
     kept = {*_ends(lines), *_cut_marks(lines), *_constants(lines), *_naming(lines, wanted)}
     kept.update(block.first for block in blocks[:MOST_DEFINITIONS])
-    for block in _about(blocks, lines, wanted, WHOLE_BLOCKS_SHARE * len(text)):
+    for block in _about(blocks, lines, wanted, WHOLE_BLOCKS_SHARE * len(result.text)):
         kept.update(range(block.first, block.last + 1))
-    return _worthwhile(text, _written(lines, kept, READ_AGAIN, numbered=True))
+    return _Chosen(lines, frozenset(kept), READ_AGAIN, numbered=True, by_line=not blocks)
 
 
-def outline_of_output(text: str, wanted: Collection[str]) -> str | None:
-    """A command's or a search's output: first and last lines, errors in full, places in files, and lines with
-    ``wanted`` names.
-
-    None: that would hardly be shorter.
-    """
+def _of_output(text: str, wanted: Collection[str]) -> _Chosen:
     lines = [_Line(number, raw, raw) for number, raw in enumerate(text.splitlines(), 1)]
-    kept = {*_ends(lines), *_cut_marks(lines), *_naming(lines, wanted)}
-    errors = [place for place, line in enumerate(lines) if ERROR_WORD.search(line.code)]
-    places = [place for place, line in enumerate(lines) if _PLACE.match(line.code)]
-    kept.update(errors[:MOST_ERRORS])
-    kept.update(places[:MOST_ERRORS])
-    return _worthwhile(text, _written(lines, kept, CALL_AGAIN, numbered=False))
+    kept = {*_ends(lines), *_cut_marks(lines), *_naming(lines, wanted), *_unlike_others(lines)}
+    errors = (place for place, line in enumerate(lines) if ERROR_WORD.search(line.code))
+    kept.update(islice(errors, MOST_ERRORS), _few_places(lines))
+    return _Chosen(lines, frozenset(kept), CALL_AGAIN, numbered=False, by_line=True)
 
 
 def note(text: str) -> str:
     """Nothing but that there was something."""
-    return NOTE.format(shown=0, lines=len(text.splitlines()), again=CALL_AGAIN)
+    return NOTHING_LEFT.format(lines=len(text.splitlines()), again=CALL_AGAIN)
 
 
 def _read_lines(text: str) -> list[_Line]:
@@ -159,6 +172,27 @@ def _naming(lines: Sequence[_Line], wanted: Collection[str]) -> Iterator[int]:
     names = frozenset(wanted)
     places = [place for place, line in enumerate(lines) if names.intersection(IDENTIFIER.findall(line.code))]
     return iter(places if len(places) <= MOST_LINES else ())
+
+
+def _few_places(lines: Sequence[_Line]) -> Iterator[int]:
+    """Lines that begin with a place in a file, as a compiler's warnings do, where they are few."""
+    places = [place for place, line in enumerate(lines) if _PLACE.match(line.code)]
+    return iter(places if len(places) <= MOST_LINES else ())
+
+
+def _unlike_others(lines: Sequence[_Line]) -> Iterator[int]:
+    """Lines of another form than most, where most have one and the same: in a log, what happens seldom."""
+    forms = [_form(line.code) for line in lines]
+    counts = Counter(form for form in forms if form)
+    if not counts or max(counts.values()) * 2 < counts.total():
+        return iter(())
+    places = (place for place, form in enumerate(forms) if form and counts[form] <= SELDOM * len(lines))
+    return islice(places, MOST_LINES)
+
+
+def _form(line: str) -> str:
+    """The signs between a line's words."""
+    return _REPEATED.sub(r"\1", _WORDS.sub("w", line[:LONGEST_LINE_CHARS].strip()))
 
 
 def _blocks(lines: Sequence[_Line], path: str) -> list[_Block]:
@@ -208,25 +242,51 @@ def _about(
             yield block
 
 
-def _written(lines: Sequence[_Line], kept: Collection[int], again: str, *, numbered: bool) -> str:
-    places = sorted(kept)
-    written = [NOTE.format(shown=len(places), lines=len(lines), again=again)]
-    before = -1
-    for place in places:
-        if place > before + 1:
-            written.append("…")
-        line = lines[place]
-        written.append(_within(line.raw if numbered else line.code))
-        before = place
-    if before < len(lines) - 1:
-        written.append("…")
-    return "\n".join(written)
+def _composed(chosen: _Chosen, most_chars: int) -> Outline | None:
+    """The chosen lines with as much of what the others mention as fits; None: not even they do."""
+    parts = list(_shown(chosen))
+    room = most_chars - sum(len(part) + 1 for _, part in parts)
+    if room < 0:
+        return None
+    left_out = [(place, line.code) for place, line in enumerate(chosen.lines) if place not in chosen.kept]
+    said = said_in(_within(chosen.lines[place].code) for place in chosen.kept)
+    units = list(_fitting(ranked(list(units_of(left_out, said, whole_rows=chosen.by_line))), room))
+    rows: dict[int, list[Piece]] = {}
+    for rank, unit in enumerate(units):
+        rows.setdefault(unit.line, []).append(Piece(unit.text, rank))
+    ends = [*(place for place, _ in parts[1:]), len(chosen.lines)]
+    return Outline(
+        tuple(
+            Gap(tuple(tuple(rows[row]) for row in range(place, end) if row in rows), chosen.by_line)
+            if part == GAP
+            else part
+            for (place, part), end in zip(parts, ends, strict=True)
+        ),
+        tuple(unit.worth for unit in units),
+    )
+
+
+def _shown(chosen: _Chosen) -> Iterator[tuple[int, str]]:
+    """The heading, the lines that are kept and a mark for those between, with the place of the first."""
+    yield 0, NOTE.format(shown=len(chosen.kept), lines=len(chosen.lines), again=chosen.again)
+    after = 0
+    for place in [*sorted(chosen.kept), len(chosen.lines)]:
+        if any(line.code.strip() for line in chosen.lines[after:place]):
+            yield after, GAP
+        if place < len(chosen.lines):
+            line = chosen.lines[place]
+            yield place, _within(line.raw if chosen.numbered else line.code)
+        after = place + 1
+
+
+def _fitting(units: Iterable[Unit], room_chars: int) -> Iterator[Unit]:
+    """As many units as the room holds; one that is too long for what is left of it is passed over."""
+    for unit in units:
+        if len(unit.text) < room_chars:
+            room_chars -= len(unit.text) + 1
+            yield unit
 
 
 def _within(line: str) -> str:
     most = LONGEST_ERROR_CHARS if ERROR_WORD.search(line) else LONGEST_LINE_CHARS
     return line if len(line) <= most else line[:most] + " …"
-
-
-def _worthwhile(text: str, shortened: str) -> str | None:
-    return shortened if len(shortened) <= WORTH_IT * len(text) else None

@@ -7,7 +7,8 @@ same bytes, in the next turn, after a restart and on another machine, and the en
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -29,6 +30,9 @@ LAST_TURNS = 2
 
 LEAST_CHARS = 400
 """Shorter results are left alone."""
+
+TRIES = 6
+"""So often it is counted how many numbers of the outlines the goal has room for."""
 
 ANSWER_TOKENS = 512
 
@@ -86,17 +90,19 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Shortening:
-    """One result in other words; ``shorter`` are fewer of them, where that is possible."""
+    """One result in other words; of an ``outline`` so many ``units`` of what it mentions."""
 
     result: Result
     rung: Rung
     text: str
-    shorter: str = ""
+    outline: Outline | None = None
+    units: int = 0
 
-    @property
-    def least(self) -> str:
-        """The fewest words of it."""
-        return self.shorter or self.text
+    def with_units(self, units: int) -> "Shortening":
+        """The same with fewer of them."""
+        if self.outline is None or units >= self.units:
+            return self
+        return replace(self, text=self.outline.text(units), units=units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +190,15 @@ class _Session:
         self._climb(border, LAST_TURNS)
         if total > self.marks.limit:
             # A step that cannot wait is a large one, so that the next is far.
-            self._leave_facts_out(list(self.shortenings.values()))
+            self._thin_out(self.shortenings)
         for turns in (LAST_TURNS, 1):
             if self.total > self.marks.limit:
                 self._climb(border, turns, spare_files=False)
+        if self.total > self.marks.limit:
+            # What stands before them was read already.
+            self._leave_names_out(self.shortenings.keys() - before.keys())
+        if self.total > self.marks.brim:
+            self._leave_names_out(self.shortenings)
         if self.total > self.marks.brim:
             self._leave_notes()
         changed = [key for key, shortening in self.shortenings.items() if before.get(key) != shortening]
@@ -201,20 +212,48 @@ class _Session:
             self.shortenings, self.total = before, total
 
     def _climb(self, border: int, turns: int, *, spare_files: bool = True) -> None:
-        applied: list[Shortening] = []
+        applied: list[Key] = []
         for shortening in self._ladder(border, turns, spare_files=spare_files):
             self._apply(shortening)
-            applied.append(shortening)
+            applied.append(shortening.result.key)
             if shortening.rung is not Rung.NEWER_COPY and self.total <= self.marks.goal:
                 return
-        self._leave_facts_out(applied)
+        self._thin_out(applied)
 
-    def _leave_facts_out(self, shortenings: Iterable[Shortening]) -> None:
+    def _thin_out(self, keys: Iterable[Key]) -> None:
+        """Of some outlines only as many of the numbers stay as the goal has room for."""
+        full = [self.shortenings[key] for key in keys if self.shortenings[key].outline]
+        numbers = _by_worth(full)
+        if self.total <= self.marks.goal or not numbers:
+            return
+        most, over = len(numbers), self.total
+        self._keep(full, ())
+        least, room = 0, self.marks.goal - self.total
+        for _ in range(TRIES):
+            tried = least + (most - least) * room // max(over - self.marks.goal + room, 1)
+            if tried <= least:
+                break
+            self._keep(full, numbers[:tried])
+            if self.total <= self.marks.goal:
+                least, room = tried, self.marks.goal - self.total
+            else:
+                most, over = tried, self.total
+        self._keep(full, numbers[:least])
+
+    def _keep(self, shortenings: Sequence[Shortening], numbers: Sequence[Key]) -> None:
+        """Of each outline its names, and as many numbers as it is named in ``numbers``."""
+        kept = Counter(numbers)
+        for one in shortenings:
+            if one.outline:
+                units = min(one.units, one.outline.names + kept[one.result.key])
+                self._apply(one.with_units(units))
+
+    def _leave_names_out(self, keys: Collection[Key]) -> None:
         """Of the oldest outlines only the lines stay, as far as that is needed."""
-        for shortening in shortenings:
+        for key in [key for key in self.shortenings if key in keys]:
             if self.total <= self.marks.goal:
                 break
-            self._apply(replace(shortening, text=shortening.least))
+            self._apply(self.shortenings[key].with_units(0))
 
     def _leave_notes(self) -> None:
         """Nothing is left of the oldest outlines but that there was something, as far as that is needed."""
@@ -242,13 +281,14 @@ class _Session:
         going = [result for result in old if not newer[result.key] and result.key not in needed]
         for result in going:
             if outline := self.outline(result, wanted):
+                units = len(outline.worths)
                 yield self._summary(result, outline) or Shortening(
-                    result, Rung.OUTLINE, outline.text, outline.lines
+                    result, Rung.OUTLINE, outline.text(units), outline, units
                 )
 
     def _summary(self, result: Result, outline: Outline) -> Shortening | None:
         words = self.words_of(result)
-        text = with_digest(outline.lines, words, result) if words else None
+        text = with_digest(outline.text(0), words, result) if words else None
         return Shortening(result, Rung.SUMMARY, text) if text else None
 
     def _may_go(self, result: Result) -> bool:
@@ -308,6 +348,18 @@ class _Session:
 def message_tokens(message: Message, count: Callable[[str], int]) -> int:
     """About what a message takes in a prompt."""
     return MESSAGE_TOKENS + count(_words(message)) + count(message.thinking)
+
+
+def _by_worth(shortenings: Sequence[Shortening]) -> list[Key]:
+    """For each unit of numbers in some outlines the key of its result: cheap ones first, then those of the
+    newest results."""
+    numbers = [
+        (worth, one.result.key)
+        for one in reversed(shortenings)
+        if one.outline
+        for worth in one.outline.worths[one.outline.names : one.units]
+    ]
+    return [key for _, key in sorted(numbers, key=lambda number: number[0])]
 
 
 def _requests(messages: Sequence[Message]) -> Iterator[int]:

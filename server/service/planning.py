@@ -19,8 +19,8 @@ from server.service.loading import Loaded
 from server.service.prompts import Prompt, rendered_prompt
 from server.service.remembered import Remembered
 
-_MOST_COUNTS, _MOST_OUTLINES = 20_000, 2_000
-"""A few MiB: some sessions of a thousand messages."""
+_MOST_COUNTS, _MOST_OUTLINES = 20_000, 1_000
+"""Some ten MiB: sessions of a thousand messages."""
 
 
 @dataclass(frozen=True, slots=True)
