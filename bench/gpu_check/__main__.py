@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bench.build_llama_server import PACKAGE, BuildFailed, cache_folder
+from bench.build_llama_server import LOCK, PACKAGE, BuildFailed, cache_folder, locked_requirement
 from bench.gpu_check import report
 from bench.gpu_check.build import Build, build, finished
 from bench.gpu_check.cards import Place, places
@@ -174,7 +174,7 @@ def facts(nvml: Nvml, where: dict[str, Place], built: Build | None) -> dict[str,
         "build": (built.cuda_architectures or "CPU") if built else "the installed one",
         "CPU": f"{cpu_name()}, {usable_cores()} cores",
         "llm-optimizer": __version__,
-        "llama-cpp-python": _binding_version(),
+        "llama-cpp-python": _binding_version(built),
     }
 
 
@@ -202,11 +202,12 @@ def _build_folder(folder: Path, on_card: bool) -> Path:
     return folder / ("build-cuda" if on_card else "build-cpu")
 
 
-def _binding_version() -> str:
-    try:
+def _binding_version(built: Build | None) -> str:
+    """Of what the service loads: what was built here is always the locked one."""
+    if built is None:
         return version(PACKAGE)
-    except PackageNotFoundError:
-        return "not installed"
+    requirement = locked_requirement(LOCK.read_text(encoding="utf-8"))
+    return requirement.partition("==")[2].split()[0]
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
