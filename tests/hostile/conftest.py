@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.tiny_models import write_llama
+from bench.tiny_models import write_llama
 from tests.running import RunningServer, embedded_config, serving
 
 USER, ADMIN, FRUGAL = "user-key-0123456789", "admin-key-0123456789", "frugal-key-0123456789"
