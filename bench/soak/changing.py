@@ -47,6 +47,11 @@ def _opened() -> asyncio.Event:
     return event
 
 
+async def pause(seconds: float, until_s: float) -> None:
+    """Sleep, but not beyond the end of the run."""
+    await asyncio.sleep(min(seconds, max(until_s - time.monotonic(), 0)))
+
+
 async def resident(asker: Asker) -> list[dict[str, Any]]:
     """The models that are loaded, as /api/ps has them; none where the answer was no good."""
     found = await asker.ask(looked("/api/ps", Wire.OLLAMA_OTHER))
@@ -79,7 +84,7 @@ async def unload_now_and_then(
             await unload(asker, model)
         finally:
             gates.open(model)
-        await asyncio.sleep(dice.uniform(10, 40))
+        await pause(dice.uniform(10, 40), until_s)
 
 
 async def unload(asker: Asker, model: str) -> None:
@@ -101,7 +106,7 @@ async def make_and_delete(asker: Asker, base: str, dice: random.Random, until_s:
         if time.monotonic() >= until_s:
             return
         await further_model(asker, base, f"{OWN}{number}", create=dice.random() < 0.5)  # noqa: PLR2004
-        await asyncio.sleep(dice.uniform(15, 40))
+        await pause(dice.uniform(15, 40), until_s)
 
 
 async def further_model(asker: Asker, base: str, name: str, *, create: bool) -> None:
@@ -141,7 +146,7 @@ class Reloading:
         """Good files, and a wrong one now and then: then all stays as it was."""
         turn_known = False
         while time.monotonic() < until_s:
-            await asyncio.sleep(dice.uniform(5, 30))
+            await pause(dice.uniform(5, 30), until_s)
             wrong = self.setup is not None and dice.random() < 0.3  # noqa: PLR2004
             files = Reload(dice.choice([1000, 2000]), dice.choice(["info", "debug"]), not turn_known, wrong)
             if self.setup is not None:

@@ -96,7 +96,7 @@ class Soak:
         if self.reloading is not None:
             changes.append(self.reloading.now_and_then(self._dice("reload"), until_s))
         everything = [*models.chatting, *models.embedding]
-        watching = [watcher.watch(everything, ended), watcher.events(self._dice("events"), ended)]
+        watching = [watcher.watch(everything, ended), watcher.events(self._dice("events"), until_s, ended)]
         onlookers = [asyncio.create_task(one) for one in watching]
         try:
             await asyncio.gather(

@@ -16,7 +16,6 @@ from bench.soak.process import sample
 SAMPLE_S = 2.0
 LOOKED_AT = (
     "/health",
-    "/health/ready",
     "/health/gpu",
     "/api/version",
     "/api/tags",
@@ -58,10 +57,11 @@ class Watcher:
         self._before = now
         return now
 
-    async def events(self, dice: random.Random, ended: asyncio.Event) -> None:
+    async def events(self, dice: random.Random, until_s: float, ended: asyncio.Event) -> None:
         """Follow the page's stream for a while, hang up, and come again."""
         while not ended.is_set():
-            plan = looked(EVENTS, Wire.EVENTS, manner="hung up", hang_up_after_s=dice.uniform(5, 90))
+            patience_s = min(dice.uniform(5, 90), max(until_s - time.monotonic(), 1))
+            plan = looked(EVENTS, Wire.EVENTS, manner="hung up", hang_up_after_s=patience_s)
             await self._followed(plan, ended)
 
     async def _followed(self, plan: Plan, ended: asyncio.Event) -> None:
