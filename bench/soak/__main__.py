@@ -7,12 +7,14 @@ import argparse
 import asyncio
 import datetime
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 
 from bench.machine import cpu_name, usable_cores
 from bench.servers import PROJECT
@@ -48,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; returns the exit code."""
     options = parser().parse_args(arguments)
+    # Whoever ends the run wants all of it to end: the server and its files.
+    signal.signal(signal.SIGTERM, _leave)
     findings = _soak(options)
     judge_growth(findings, options.minutes * 60)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -111,6 +115,10 @@ def _given_keys() -> dict[Key, str]:
     """The administrator's key of a server that is not set up here; it serves for all requests."""
     key = os.environ.get("LLM_OPTIMIZER_API_KEY")
     return {Key.USE: key, Key.ADMIN: key} if key else {}
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

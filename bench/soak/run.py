@@ -1,6 +1,7 @@
 """The run: all clients at once, those who change and watch things meanwhile, and what must hold then."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -153,7 +154,7 @@ class Soak:
         if generated < self.findings.generated_tokens:
             faults.append(f"{generated:g} tokens generated, {self.findings.generated_tokens} came to clients")
         if self._terms.alone and (busy := total_of(now, IN_PROGRESS)) != 1:
-            faults.append(f"{busy:g} requests in progress besides nobody's but this look")
+            faults.append(f"{busy:g} requests in progress, where this look is the only one")
         return [*faults, *own_faults(server)]
 
     async def _stop_under_way(self, model: str, process_id: int) -> None:
@@ -162,7 +163,9 @@ class Soak:
         plan = Plan("under way at SIGTERM", "/api/generate", body, Wire.OLLAMA, stream=True, most_tokens=60)
         begun = [asyncio.Event(), asyncio.Event()]
         answers = [asyncio.create_task(self.asker.ask(plan, begun=event)) for event in begun]
-        await asyncio.wait([asyncio.create_task(event.wait()) for event in begun], timeout=IDLE_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_S):
+                await asyncio.gather(*(event.wait() for event in begun))
         os.kill(process_id, signal.SIGTERM)
         await asyncio.gather(*answers)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Collection, Sequence
@@ -14,14 +15,15 @@ from bench.soak.plans import Plan, Wire
 from bench.soak.process import sample
 
 SAMPLE_S = 2.0
-LOOKED_AT = (
-    "/health",
-    "/health/gpu",
-    "/api/version",
-    "/api/tags",
-    "/v1/models",
-    "/dashboard",
+LOOKS = (
+    looked("/health", Wire.OLLAMA_OTHER),
+    looked("/health/gpu", Wire.OLLAMA_OTHER),
+    looked("/api/version", Wire.OLLAMA_OTHER),
+    looked("/api/tags", Wire.OLLAMA_OTHER),
+    looked("/v1/models", Wire.OLLAMA_OTHER),
+    looked("/dashboard", Wire.TEXT),
 )
+"""Not /health/ready: without a model that was unloaded the service is not ready, and says so."""
 EVENTS = "/dashboard/events"
 LONGEST_SILENCE_S = 20.0
 
@@ -37,11 +39,11 @@ class Watcher:
 
     async def watch(self, models: Collection[str], ended: asyncio.Event) -> None:
         """Look every two seconds until ``ended``; ``models`` are those whose memory together is compared."""
-        for number in range(10**9):
+        for look in itertools.cycle(LOOKS):
             if ended.is_set():
                 return
             await self._look(frozenset(models))
-            await self._asker.ask(looked(LOOKED_AT[number % len(LOOKED_AT)], _wire(number)))
+            await self._asker.ask(look)
             await self.metrics()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), SAMPLE_S)
@@ -101,7 +103,3 @@ def engine_figures(loaded: Sequence[dict[str, Any]]) -> dict[str, int]:
         for name, value in {**model, **model.get("slots", {})}.items()
         if name in {"running", "queued", "cells_in_use"}
     }
-
-
-def _wire(number: int) -> Wire:
-    return Wire.TEXT if LOOKED_AT[number % len(LOOKED_AT)] == "/dashboard" else Wire.OLLAMA_OTHER
