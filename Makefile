@@ -59,6 +59,10 @@ bench: $(DEVELOPMENT) $(STAMPS)/bench ## Compare with llama.cpp's llama-server, 
 fidelity: $(DEVELOPMENT) $(STAMPS)/bench ## What shortening a session loses and costs, against baselines (ARGS="--quick", see bench/README.md)
 	@$(PY) -m bench.fidelity $(ARGS)
 
+.PHONY: soak
+soak: $(DEVELOPMENT) ## Keep a real server busy for an hour, and see whether it stays right and as large as it was (docs/soak.md)
+	@$(PY) -m bench.soak $(ARGS)
+
 .PHONY: lint
 lint: $(DEVELOPMENT) ## ruff, mypy, the import layers, and known vulnerabilities
 	$(PY) -m ruff check .

@@ -147,3 +147,17 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[Tensor
     """Write a whole GGUF (version 3) and return its path."""
     path.write_bytes(gguf_bytes(metadata, tensors))
     return path
+
+
+def with_chat_template(model: Path, target: Path, template: str) -> Path:
+    """Write a copy of ``model`` with another chat template and return its path."""
+    content = model.read_bytes()
+    key = text("tokenizer.chat_template") + struct.pack("<I", STRING)
+    start = content.index(key) + len(key)
+    (length,) = struct.unpack_from("<Q", content, start)
+    # A comment in front of it fills it up, so that the tensors keep their places.
+    comment = "{#" + " " * ((length - len(template.encode()) - 4) % ALIGNMENT) + "#}"
+    with target.open("wb") as file:
+        file.write(content[:start] + text(comment + template))
+        file.write(memoryview(content)[start + 8 + length :])
+    return target

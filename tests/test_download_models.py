@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.tiny_models import write_llama
 from server.catalogue.known import known_models
-from tests.engine.tiny_models import write_llama
 from tests.fake_hub import FakeHub
 from tests.running import PROJECT
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bench.tiny_models import write_bert, write_llama
 from server.catalogue import Catalogue
 from server.config import Settings
 from server.pull import PullCommand
-from tests.engine.tiny_models import write_bert, write_llama
 from tests.fake_hub import FakeHub, Lie
 from tests.running import PROJECT, embedded_config
 

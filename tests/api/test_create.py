@@ -8,10 +8,10 @@ from typing import Any
 import ollama
 import pytest
 
+from bench.tiny_models import write_bert, write_llama
 from tests.api.asking import answer_of, error_of, eventually
 from tests.api.workshop import BIG, EMBED, PULLED, Workshop, prompt_tokens
 from tests.engine.gguf_files import gguf_bytes
-from tests.engine.tiny_models import write_bert, write_llama
 
 HELLO = ("user", "Hello")
 TERSE = ("system", "Be terse.")

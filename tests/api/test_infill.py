@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from bench.tiny_models import write_llama
 from tests.api.asking import answer_of, chunks_of
-from tests.engine.tiny_models import write_llama
 from tests.running import embedded_config, serving
 
 NAME = "fills:1b"

@@ -11,10 +11,10 @@ from typing import Any
 import ollama
 import pytest
 
+from bench.tiny_models import write_bert, write_llama
 from server.catalogue import ModelName
 from tests.api.asking import error_of, eventually
 from tests.api.workshop import BIG, EMBED, PULLED, Workshop
-from tests.engine.tiny_models import write_bert, write_llama
 from tests.fake_hub import HubFileOnDemand
 from tests.running import PROJECT
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
+from bench.tiny_models import write_bert, write_llama
 from tests.api.asking import answer_of, eventually
-from tests.engine.tiny_models import write_bert, write_llama
 from tests.fake_hub import FakeHub
 from tests.running import RunningServer, embedded_config
 

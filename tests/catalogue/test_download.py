@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from bench.tiny_models import write_llama
 from server.catalogue import download as module
 from server.catalogue.download import Abandoned, body_start, download, part_of
 from server.catalogue.faults import HubUnreachable, PullFailed, Spoiled
 from server.catalogue.hub import HubFile, Source, find_file
-from tests.engine.tiny_models import write_llama
 from tests.fake_hub import REVISION, FakeHub, HubFileOnDemand, Lie
 
 MIB = 2**20

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from bench.tiny_models import write_llama
 from server.doctor.check import Status
-from tests.engine.tiny_models import write_llama
 from tests.gpu.fake_nvml import FakeNvml, compile_fake_nvml
 from tests.running import PROJECT, RunningServer, embedded_config, serving
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.tiny_models import write_bert, write_llama
 from server.catalogue import Catalogue, Record
 from server.catalogue.digests import expected_digest
 from server.catalogue.known import find_known, known_models
 from server.config import load_settings
 from server.doctor.check import Check, Status
 from server.doctor.models import judge_model, look_at_models, smallest_model
-from tests.engine.tiny_models import write_bert, write_llama
 
 OTHER = "0" * 64
 

@@ -17,6 +17,7 @@ from bench.gguf_writer import (
     preamble,
     text,
     value_bytes,
+    with_chat_template,
     write_gguf,
 )
 from server.engine.gguf.reader import read_header
@@ -39,20 +40,6 @@ __all__ = [
     "with_layers",
     "write_gguf",
 ]
-
-
-def with_chat_template(model: Path, target: Path, template: str) -> Path:
-    """Write a copy of ``model`` with another chat template and return its path."""
-    content = model.read_bytes()
-    key = text("tokenizer.chat_template") + struct.pack("<I", STRING)
-    start = content.index(key) + len(key)
-    (length,) = struct.unpack_from("<Q", content, start)
-    # A comment in front of it fills it up, so that the tensors keep their places.
-    comment = "{#" + " " * ((length - len(template.encode()) - 4) % ALIGNMENT) + "#}"
-    with target.open("wb") as file:
-        file.write(content[:start] + text(comment + template))
-        file.write(memoryview(content)[start + 8 + length :])
-    return target
 
 
 def with_context_length(model: Path, target: Path, tokens: int) -> Path:

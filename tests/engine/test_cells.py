@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.tiny_models import write_llama
 from server.domain.generation import Sampling
 from server.engine.engine import Engine, EngineSpec
 from server.engine.llamacpp.library import Library
 from tests.engine.comparing import first_difference
 from tests.engine.listening import Listener, ask, chat
-from tests.engine.tiny_models import write_llama
 
 MIB = 2**20
 SYSTEM = "<|im_start|>system\n" + "You are careful with rule number forty-two. " * 40 + "<|im_end|>\n"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.tiny_models import write_bert, write_lfm2, write_llama, write_qwen3
 from server.domain.errors import (
     EngineFailed,
     InvalidRequest,
@@ -26,7 +27,6 @@ from server.engine.llamacpp.context import DecodeResult
 from server.engine.llamacpp.embedding_context import EmbeddingContext, Vector
 from server.engine.llamacpp.library import Library
 from tests.engine.listening import ask
-from tests.engine.tiny_models import write_bert, write_lfm2, write_llama, write_qwen3
 
 WAIT_S = 120
 ROUNDING = 5e-3

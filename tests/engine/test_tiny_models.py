@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.tiny_models import GENERATING, SLIDING_WINDOW_TOKENS, SPOKEN
 from server.engine.engine import Engine, EngineSpec
 from server.engine.gguf.reader import read_header
 from server.engine.llamacpp.batch import Batch
@@ -20,7 +21,6 @@ from server.engine.llamacpp.context import Context, ContextShape, DecodeResult, 
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
 from tests.engine.listening import ask
-from tests.engine.tiny_models import GENERATING, SLIDING_WINDOW_TOKENS, SPOKEN
 
 MARGIN = 0.25
 ANSWER_TOKENS = 12

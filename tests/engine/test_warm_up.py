@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.tiny_models import GENERATING, write_bert, write_qwen3
 from server.domain.errors import EngineFailed, ModelLoadFailed
 from server.engine.embeddings import Embedder
 from server.engine.engine import Engine, EngineSpec
@@ -14,7 +15,6 @@ from server.engine.llamacpp.context import Context, DecodeResult
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
 from tests.engine.listening import ask
-from tests.engine.tiny_models import GENERATING, write_bert, write_qwen3
 
 PROMPT = "What of the harbour, and who wrote it down?"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.tiny_models import write_llama
+from bench.tiny_models import write_llama
 from tests.hostile.asking import raw
 from tests.running import RunningServer, embedded_config, serving
 

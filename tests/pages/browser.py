@@ -41,7 +41,8 @@ class Browser:
             self._note(told)
 
     def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a page in a window of that size and scheme."""
+        """Load a page in a window of that size and scheme. Complaints are about this one from now on."""
+        self.complaints.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,

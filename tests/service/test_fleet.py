@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.tiny_models import write_bert, write_llama
 from server.api.ollama import models
 from server.app import build_service
 from server.catalogue import Entry, ModelName, Parameters, Recipe
@@ -23,7 +24,6 @@ from server.service.loading import Loader
 from server.service.report import Outcome
 from server.service.service import Service
 from tests.e2e.conversations import as_several_messages
-from tests.engine.tiny_models import write_bert, write_llama
 from tests.running import embedded_config
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.engine.gguf_files import Tensor, Typed, write_gguf
+from bench.gguf_writer import Tensor, Typed, write_gguf
 
 TRAINED_CONTEXT_TOKENS = 2048
 SLIDING_WINDOW_TOKENS = 64
