@@ -120,11 +120,10 @@ def test_a_key_is_found_by_all_of_it(key_file: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "right"),
     [
-        *((path, None) for path in ("/", "/health", "/health/ready")),
-        *(
-            (path, Right.USE)
-            for path in ("/api/chat", "/metrics", "/health/gpu", "/dashboard/events", "/new", "//")
-        ),
+        *((path, None) for path in ("/", "/health", "/health/ready", "/dashboard", "/chat")),
+        *((path, Right.USE) for path in ("/api/chat", "/metrics", "/health/gpu", "/dashboard/events")),
+        *((path, Right.USE) for path in ("/new", "//", "/pages", "/chat/")),
+        ("/pages/page.js", None),
         *((path, Right.USE) for path in ("/api/pulled", "/health/", "/api/router/explain", "/openapi.json")),
         *((path, Right.ADMIN) for path in ("/api/pull", "/api/pull/", "/api/blobs/sha256:0", "/api/delete")),
         *((path, Right.ADMIN) for path in ("/api/router/original/x", "/api/captures", "/api/config/x")),
