@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import tiny_models
 from bench.memory import Comparison, compare, native_shape, shapes
 from bench.real_shapes import CODER_7B, QWEN3_1_7B, RealShape, write_real_shape
 from server.engine.gguf.reader import read_header
@@ -17,7 +18,6 @@ from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.rehearsal import Allocation, Rehearsal, allocation_of
 from server.gpu.compute import Shape
 from server.gpu.plan import plan_host_memory
-from tests.engine import tiny_models
 from tests.running import PROJECT
 
 MIB = 2**20
