@@ -53,13 +53,17 @@ def judge_growth(findings: Findings, duration_s: float) -> None:
     """Note as errors what grew beyond its limit after the warm-up."""
     for what, found, most in growths(findings.samples, duration_s * WARM_UP_PART):
         if found is not None and found.grew(most):
-            findings.fail(f"{what} grew from {found.first:.0f} to {found.last:.0f}")
+            findings.fail(f"{what} grew by {found.last - found.first:.0f}, and {most} is allowed")
 
 
-def growths(samples: Sequence[Sample], warm_up_s: float) -> list[tuple[str, Trend | None, float]]:
+def growths(samples: Sequence[Sample], warm_up_s: float) -> list[tuple[str, Trend | None, int]]:
     """What must be flat, how it developed, and by how much it may grow."""
     return [
-        ("memory", trend(samples, warm_up_s, lambda sample: sample.taken_bytes), MOST_GROWTH_BYTES),
+        (
+            "memory in MiB",
+            trend(samples, warm_up_s, lambda sample: sample.taken_bytes / MIB),
+            MOST_GROWTH_BYTES // MIB,
+        ),
         ("open files", trend(samples, warm_up_s, lambda sample: sample.descriptors), MOST_GROWTH),
         ("threads", trend(samples, warm_up_s, lambda sample: sample.threads), MOST_GROWTH),
     ]
@@ -92,8 +96,8 @@ def _growth_rows(samples: Sequence[Sample]) -> list[Row]:
     memory, files, threads = (found for _, found, _ in growths(samples, duration_s * WARM_UP_PART))
     rows = []
     if memory is not None:
-        said = f"{memory.first / MIB:.1f} MiB, then {memory.last / MIB:.1f} MiB"
-        slope = f"slope {memory.slope_per_hour / MIB:+.1f} MiB an hour"
+        said = f"{memory.first:.1f} MiB, then {memory.last:.1f} MiB"
+        slope = f"slope {memory.slope_per_hour:+.1f} MiB an hour"
         rows.append(
             Row("memory after the warm-up", f"{said}; {slope}", f"{MOST_GROWTH_BYTES // MIB} MiB more")
         )

@@ -12,7 +12,7 @@ import pytest
 from bench.soak.answers import judged, says_something
 from bench.soak.asking import Asker
 from bench.soak.badness import INVALID, draw_bad_plan
-from bench.soak.drawing import ASKING, TOOL, Wish, anthropic, count_tokens, openai_chat, responses, tokenize
+from bench.soak.drawing import ASKING, TOOL, Wish, anthropic, count_tokens, openai_chat, tokenize
 from bench.soak.findings import Findings
 from bench.soak.plans import Answer, Plan, Told, Wire
 from tests.running import RunningServer
@@ -243,7 +243,7 @@ def test_what_the_service_answers_is_right(server: RunningServer, kind: Callable
 
 
 def test_calls_of_the_service_are_right(skilled_server: RunningServer) -> None:
-    kinds = ((openai_chat, True), (responses, False), (anthropic, True))
+    kinds = ((openai_chat, True), (anthropic, False))
     plans = [kind(short_wish(stream=stream, tooled=True)) for kind, stream in kinds]
     findings = asked(skilled_server, *plans)
     assert findings.errors == {}
