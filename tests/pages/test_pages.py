@@ -1,5 +1,6 @@
 """The pages: what is served, and what a real Chromium makes of it."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
+from server.api.health_answers import GpuHealth
+from server.api.pages.feed import Feed
+from server.domain.account import Ending, Visit, Work
+from server.service.ledger import Ledger
+from server.service.recent import Recent
 from tests.gpu.fake_nvml import FakeNvml, compile_fake_nvml
 from tests.pages.browser import CHROMIUM, Browser, browsing
 from tests.running import RunningServer, embedded_config, serving
@@ -59,6 +65,26 @@ def test_what_has_ended_is_told_once(client: httpx.Client) -> None:
     assert first["recent"][0]["ending"] == "not_found"
     assert second["recent"] is None
     assert {model["role"] for model in first["gpu"]["models"]} == {"generator", "helper"}
+
+
+def test_two_who_look_see_the_same_moment() -> None:
+    """A request that ends between two looks is under way in none of them and ended in the other."""
+
+    async def looks() -> list[dict[str, Any]]:
+        first = await anext(feed.events())
+        ledger.close(account, "/api/chat", 200, Ending.OK)
+        second = await anext(feed.events())
+        return [json.loads(event.decode().removeprefix("data: ")) for event in (first, second)]
+
+    ledger, recent = Ledger(), Recent()
+    ledger.observe(recent.add)
+    account = ledger.open(Visit("mine"))
+    account.work = Work(model="m")
+    gpu = GpuHealth.model_construct(devices=[], models=[], loading={}, guard={}, recent_faults=[])
+    feed = Feed(lambda: gpu, ledger, recent)
+    for event in asyncio.run(looks()):
+        ids = [request["id"] for request in (*event["under_way"], *event["recent"])]
+        assert ids == ["mine"]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import datetime
 import json
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from server import __version__
@@ -25,31 +25,41 @@ class Feed:
         self._gpu = gpu
         self._ledger = ledger
         self._recent = recent
-        self._made_s = 0.0
-        self._made: dict[str, Any] | None = None
+        self._seen: _Sight | None = None
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events without an end. The requests that have ended stand in the first one, and in
         each after another has."""
         known = -1
         while True:
-            recent, ended = self._recent.records()[:MOST_RECORDS], self._recent.ended
-            told = [told_of_record(one) for one in recent] if ended != known else None
-            yield as_event({**self._snapshot(), "recent": told})
-            known = ended
+            sight = self._sight()
+            yield as_event({**sight.told, "recent": sight.recent if sight.ended != known else None})
+            known = sight.ended
             await asyncio.sleep(EVERY_S)
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _sight(self) -> "_Sight":
+        """All of one moment: a request that has ended is not under way any more."""
         now_s = time.monotonic()
-        if self._made is None or now_s - self._made_s >= EVERY_S / 2:
-            self._made_s = now_s
-            self._made = {
+        if self._seen is None or now_s - self._seen.at_s >= EVERY_S / 2:
+            told = {
                 "version": __version__,
                 "at": datetime.datetime.now(datetime.UTC).isoformat(),
                 "gpu": self._gpu().model_dump(mode="json"),
                 "under_way": [told_of_account(one) for one in self._ledger.under_way() if one.work.model],
             }
-        return self._made
+            recent = [told_of_record(one) for one in self._recent.records()[:MOST_RECORDS]]
+            self._seen = _Sight(now_s, told, recent, self._recent.ended)
+        return self._seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What was seen at ``at_s``, and how many requests had ``ended`` by then."""
+
+    at_s: float
+    told: dict[str, Any]
+    recent: list[dict[str, Any]]
+    ended: int
 
 
 def as_event(told: dict[str, Any]) -> bytes:
