@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from bench.figures import plan_is_near
 from bench.gpu_check.parts import MIB, Faulty, Found, Skipped, mib
@@ -101,18 +100,13 @@ def refused(service: Service, model: str) -> Found:
     raise Skipped(f"{model} fits: there is more memory than this part reckons with")
 
 
-def level_of(told: Any) -> str:
-    """How far the guard has gone on a device: the word alone, or beside other figures."""
-    return str(told["level"] if isinstance(told, dict) else told)
-
-
 def gives_way(service: Service, model: str, fill: Callable[[], int], release: Callable[[], int]) -> Found:
     """Another program takes nearly all that is left beside an idle model; then it gives it back."""
     service.ask(model, 8, 1)
     free_bytes = fill()
     seen, end_s = set[str](), time.monotonic() + GUARD_S
     while time.monotonic() < end_s and model in service.loaded():
-        seen |= {level_of(told) for told in service.get("/health/gpu").json()["guard"].values()}
+        seen |= {told["level"] for told in service.get("/health/gpu").json()["guard"].values()}
         time.sleep(0.2)
     service.must_live()
     left = model not in service.loaded()
