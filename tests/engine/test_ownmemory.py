@@ -47,7 +47,7 @@ def test_what_came_and_went_leaves_nothing_behind() -> None:
 
 BLOCK_FREED_AND_SMALLER_ONE_TAKEN = """
 import ctypes
-from server.engine.ownmemory import keep_large_blocks_apart
+from server.engine.ownmemory import keep_malloc_lean
 
 class Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena n1 n2 n3 mapped n5 n6 n7 n8 n9".split()]
@@ -65,9 +65,43 @@ print((libc.mallinfo2().mapped - before) >> 20)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a habit of glibc's malloc")
-@pytest.mark.parametrize(("setting", "mapped_mib"), [("", 0), ("keep_large_blocks_apart()", 8)])
+@pytest.mark.parametrize(("setting", "mapped_mib"), [("", 0), ("keep_malloc_lean()", 8)])
 def test_a_large_block_never_comes_out_of_an_arena(setting: str, mapped_mib: int) -> None:
     """Without the setting it does, once a larger one was freed."""
     code = BLOCK_FREED_AND_SMALLER_ONE_TAKEN.format(setting=setting)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == mapped_mib
+
+
+ARENAS_OF_EIGHT_THREADS = """
+import ctypes, threading
+from server.engine.ownmemory import keep_malloc_lean
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+{setting}
+together = threading.Barrier(9)
+
+def take():
+    together.wait()
+    libc.malloc(100_000)
+    together.wait()
+
+for _ in range(8):
+    threading.Thread(target=take, daemon=True).start()
+together.wait()
+together.wait()
+lines = [line.split() for line in open("/proc/self/maps")]
+starts = [int(line[0].split("-")[0], 16) for line in lines if line[1] == "rw-p" and len(line) == 5]
+print(sum(start % (64 << 20) == 0 for start in starts))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a habit of glibc's malloc")
+@pytest.mark.parametrize(("setting", "most"), [("", 8), ("keep_malloc_lean()", 1)])
+def test_threads_share_what_malloc_keeps(setting: str, most: int) -> None:
+    """Beside the first arena, which lies elsewhere, one more; without the setting one a thread."""
+    code = ARENAS_OF_EIGHT_THREADS.format(setting=setting)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 <= int(done.stdout) <= most
+    assert setting or int(done.stdout) > 1

@@ -11,14 +11,14 @@ from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device, all_devices, device_list
 from server.engine.llamacpp.log import NativeLog, reason
 from server.engine.llamacpp.model import Model
-from server.engine.ownmemory import keep_large_blocks_apart
+from server.engine.ownmemory import keep_malloc_lean
 
 
 class Library:
     """The native library of this process: its log, its devices, and the way to a model."""
 
     def __init__(self) -> None:
-        keep_large_blocks_apart()
+        keep_malloc_lean()
         self.log = NativeLog()
         native.llama_backend_init()
 
