@@ -53,3 +53,11 @@ is_ours() { [[ -f $1 ]] && grep -qsF -- "$mark" "$1"; }
 is_enabled() { [[ $(systemctl is-enabled "$1" 2>/dev/null) == enabled ]]; }
 
 is_active() { systemctl is-active --quiet "$1" 2>/dev/null; }
+
+# Whether a path lies where ProtectHome= lets no service look.
+in_a_home() {
+    case $1 in
+        /home/* | ~root/* | /run/user/*) return 0 ;;
+        *) return 1 ;;
+    esac
+}

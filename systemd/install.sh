@@ -50,9 +50,9 @@ while (($#)); do
     shift
 done
 [[ $prefix == /* ]] || die "--prefix must be an absolute path, and is $prefix"
-case $prefix in
-    /home/* | /root/* | /run/user/*) die "--prefix $prefix: the service may not look into home folders" ;;
-esac
+if in_a_home "$prefix/"; then
+    die "--prefix $prefix: the service may not look into home folders"
+fi
 
 program=$root$prefix
 
@@ -145,7 +145,7 @@ build_program() {
     fi
     local python
     python=$(readlink -f "$program/.venv/bin/python" || true)
-    if [[ $python == /home/* || $python == /root/* ]]; then
+    if in_a_home "$python"; then
         die "the environment was made with $python, which the service may not see:" \
             "remove $prefix/.venv and run this again with PYTHON=/usr/bin/python3"
     fi

@@ -137,7 +137,7 @@ def test_with_keys_the_page_asks_for_one(embedded_model: Path, browser: Browser,
     config = f'keys_file = "{keys}"\n{embedded_config(embedded_model, helper={"preload": False})}'
     with serving(tmp_path, config) as server:
         browser.open(f"{server.url}/")
-        browser.until("document.querySelector('#key-dialog').open")
+        browser.until("document.querySelector('#key-dialog')?.open")
         browser.evaluate(
             f"document.querySelector('#key').value = '{KEY}'; document.querySelector('dialog button').click()"
         )

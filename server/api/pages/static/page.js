@@ -39,7 +39,7 @@ export async function ask(path, options = {}) {
 }
 
 function askForKey() {
-  const dialog = byId("key-dialog");
+  const dialog = byId("key-dialog") ?? keyDialog();
   if (!dialog.open) dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
@@ -47,6 +47,16 @@ function askForKey() {
       resolve();
     }, { once: true });
   });
+}
+
+function keyDialog() {
+  const dialog = h("dialog", { id: "key-dialog" },
+    h("form", { method: "dialog" },
+      h("label", { for: "key" }, "This service asks for an API key. It stays in this tab."),
+      h("input", { id: "key", type: "password", autocomplete: "off", required: true }),
+      h("button", {}, "Go on")));
+  document.body.append(dialog);
+  return dialog;
 }
 
 /** The lines of a response's body, as they come. */
