@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.configured import settings_of
+from server.commands.configured import settings_of, wrong_ones_end_it
 from server.commands.failing import FAILED
 
 
@@ -33,7 +33,8 @@ def doctor(
     from server.doctor.report import as_json as json_of
     from server.doctor.report import show
 
-    report = examine(settings, config, verify=verify)
+    with wrong_ones_end_it():
+        report = examine(settings, config, verify=verify)
     if as_json:
         typer.echo(json_of(report))
     else:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.commands.configured import settings_of
+from server.commands.configured import settings_of, wrong_ones_end_it
 from server.commands.failing import WRONG_USE, end
 
 
@@ -52,11 +52,13 @@ def pull(
     settings = settings_of(config, _folder_flag(folder))
     from server.pull import pull_command
 
-    command = pull_command(settings)
-    act = command.verify if verify else command.pull
-    if show_list:
-        act = command.show_as_json if as_json else command.show
-    raise typer.Exit(act(names or []))
+    with wrong_ones_end_it():
+        command = pull_command(settings)
+        act = command.verify if verify else command.pull
+        if show_list:
+            act = command.show_as_json if as_json else command.show
+        code = act(names or [])
+    raise typer.Exit(code)
 
 
 def _folder_flag(folder: Path | None) -> dict[str, Any]:
