@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from server.config import ModelSettings, Settings
-from server.engine.engine import logit_rows, sequences_of
 from server.engine.gguf.header import GgufHeader, TensorInfo
 from server.engine.gguf.tables import row_bytes
+from server.engine.spec import logit_rows, sequences_of
 from server.gpu import compute
 from server.gpu.plan import MemoryPlan, plan_memory
 

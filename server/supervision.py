@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from server.engine.engine import EngineState
+from server.engine.looks import EngineState
 from server.service.service import Service
 from server.systemd import Notifier
 

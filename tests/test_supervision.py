@@ -11,8 +11,8 @@ import pytest
 from server.app import build_service
 from server.config import load_settings
 from server.domain.chat import CompletionRequest, RunOptions
-from server.engine.engine import EngineState
 from server.engine.llamacpp.context import Context
+from server.engine.looks import EngineState
 from server.engine.pulse import Pulse
 from server.service.service import Service
 from server.supervision import Supervision, status_text, stuck_models

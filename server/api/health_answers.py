@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from server.catalogue import Role
-from server.engine.engine import CacheTiers
 from server.engine.figures import Figures
+from server.engine.looks import CacheTiers
 
 Bytes = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

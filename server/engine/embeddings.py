@@ -18,7 +18,6 @@ from server.domain.errors import (
     ServiceError,
     Unloaded,
 )
-from server.engine.engine import CacheTiers, EngineSpec, EngineState, usable_cores
 from server.engine.figures import Figures
 from server.engine.gguf.header import GgufHeader
 from server.engine.gguf.reader import read_header
@@ -26,7 +25,9 @@ from server.engine.llamacpp.context import ContextShape, DecodeResult
 from server.engine.llamacpp.embedding_context import EmbeddingContext, Vector
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
+from server.engine.looks import CacheTiers, EngineState
 from server.engine.pulse import Pulse
+from server.engine.spec import EngineSpec, usable_cores
 
 logger = logging.getLogger(__name__)
 

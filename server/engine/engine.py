@@ -2,14 +2,12 @@
 
 import itertools
 import logging
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from server.domain.errors import (
     EngineFailed,
@@ -26,21 +24,19 @@ from server.engine.lane import Job
 from server.engine.llamacpp.context import Context, ContextShape
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
+from server.engine.looks import CacheTiers, EngineState
 from server.engine.pace import Speed
 from server.engine.prefix import Tokens, common_prefix, tokens_of
 from server.engine.pulse import Pulse
 from server.engine.runner import Runner
+from server.engine.spec import EngineSpec, default_threads
 from server.engine.store import StateStore
 
 logger = logging.getLogger(__name__)
 
-LASTING = 4
-"""Beginnings that are kept beside the finished conversations."""
-
 TIDY_AFTER_S = 5.0
 """Writing a long state to disk takes a second of a core: the next turn of an agent comes sooner than this."""
 
-_THREADS_BESIDE_A_GPU = 4
 _BETWEEN_LOOKS_S = 0.1
 
 
@@ -71,75 +67,6 @@ class _Close:
 
 
 _Letter = _Add | _Grow | _LookAgain | _Spill | _Close
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """How to load a model. ``device`` is ggml's name for it (``CPU``, ``CUDA0``); ``gpu_layers`` -1 is all;
-    ``flash_attention`` is ``on``, ``off`` or ``auto``; ``threads`` 0 is what :func:`default_threads` finds.
-
-    ``stall_s`` is how long a prompt that is being read may hold up other answers, ``draft_tokens`` how
-    many may be guessed at once. ``digest`` names the file's content; states go to ``cache_dir`` under it.
-    """
-
-    path: Path
-    device: str
-    context_tokens: int
-    gpu_layers: int = -1
-    kv_type: str = "f16"
-    flash_attention: str = "auto"
-    threads: int = 0
-    slots: int = 8
-    queue: int = 64
-    batch_tokens: int = 512
-    stall_s: float = 0.25
-    draft_tokens: int = 63
-    digest: str = ""
-    host_cache_bytes: int = 0
-    cache_dir: Path | None = None
-    disk_cache_bytes: int = 0
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether a GPU computes."""
-        return self.device != "CPU" and self.gpu_layers != 0
-
-    @property
-    def sequences(self) -> int:
-        """Conversations in the cache: as many finished ones as can run, and some lasting beginnings."""
-        return sequences_of(self.slots)
-
-    @property
-    def outputs(self) -> int:
-        """Tokens of a batch that may ask for logits."""
-        return logit_rows(self.slots, self.draft_tokens)
-
-
-def sequences_of(slots: int) -> int:
-    """Conversations that an engine's cache has numbers for."""
-    return 2 * slots + LASTING
-
-
-def logit_rows(slots: int, draft_tokens: int) -> int:
-    """Rows of logits that an engine allocates: llama.cpp wants one for each sequence at least."""
-    return max(sequences_of(slots), slots + draft_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineState:
-    """A look at an engine: ``slots`` can run at once, ``running`` do, ``queued`` wait.
-
-    ``cells_in_use`` are those of running answers; ``kept_tokens`` lie in the cache for the next turn.
-    """
-
-    slots: int
-    running: int
-    queued: int
-    context_tokens: int
-    cells_in_use: int
-    kept_sequences: int
-    kept_tokens: int
-    fault: str | None = None
 
 
 class Engine:
@@ -198,7 +125,7 @@ class Engine:
         return self._opened.result().runner.figures
 
     @property
-    def tiers(self) -> "CacheTiers":
+    def tiers(self) -> CacheTiers:
         """What is kept outside of the KV cache."""
         store = self._opened.result().store
         return CacheTiers(store.ram_bytes, store.disk_bytes, store.entries, store.evictions)
@@ -461,28 +388,8 @@ class _Opened:
     runner: Runner
 
 
-@dataclass(frozen=True, slots=True)
-class CacheTiers:
-    """States outside of the KV cache: their bytes, their number, and how many were given up so far."""
-
-    ram_bytes: int
-    disk_bytes: int
-    states: int
-    evictions: int
-
-
 def _wait_s(runner: Runner) -> float | None:
     """How long the engine may wait for a letter: not at all while it has work, for ever if it has none."""
     if not runner.idle:
         return 0
     return TIDY_AFTER_S if runner.cells.untidy else None
-
-
-def default_threads(*, on_gpu: bool) -> int:
-    """Threads that compute: one a core, but few where a GPU does the work."""
-    return min(usable_cores(), _THREADS_BESIDE_A_GPU) if on_gpu else usable_cores()
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

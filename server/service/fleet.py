@@ -14,9 +14,9 @@ from typing import Any
 from server.catalogue import Catalogue, Entry, Installed
 from server.config import Current
 from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, ServiceError, Stopping
-from server.engine.engine import CacheTiers, EngineState
 from server.engine.figures import Figures
 from server.engine.llamacpp.library import Library
+from server.engine.looks import CacheTiers, EngineState
 from server.engine.pace import Speed
 from server.gpu.guard import Sight
 from server.gpu.nvml import GpuReading, Nvml

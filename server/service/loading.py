@@ -10,8 +10,9 @@ from server.catalogue import Catalogue, Entry, Installed
 from server.chat.template import ChatTemplate
 from server.domain.errors import ModelLoadFailed, ServiceError, Stopping
 from server.engine.embeddings import Embedder
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.llamacpp.library import Library
+from server.engine.spec import EngineSpec
 from server.service.placement import MIB, Placement, Placements
 from server.service.risks import Risk, Risks
 

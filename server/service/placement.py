@@ -7,7 +7,7 @@ from functools import partial
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
 from server.engine.embeddings import embedding_batch
-from server.engine.engine import logit_rows, sequences_of
+from server.engine.spec import logit_rows, sequences_of
 from server.gpu.compute import Shape, uses_flash_attention
 from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least, safer_bytes
 from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal

@@ -11,8 +11,9 @@ import pytest
 
 from bench.tiny_models import write_llama
 from server.domain.generation import Sampling
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.llamacpp.library import Library
+from server.engine.spec import EngineSpec
 from tests.engine.comparing import first_difference
 from tests.engine.listening import Listener, ask, chat
 

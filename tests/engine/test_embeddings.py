@@ -22,10 +22,11 @@ from server.domain.errors import (
     Unloaded,
 )
 from server.engine.embeddings import Embedder, packs
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.llamacpp.context import DecodeResult
 from server.engine.llamacpp.embedding_context import EmbeddingContext, Vector
 from server.engine.llamacpp.library import Library
+from server.engine.spec import EngineSpec
 from tests.engine.listening import ask
 
 WAIT_S = 120

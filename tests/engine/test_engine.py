@@ -20,10 +20,11 @@ from server.domain.errors import (
     Unloaded,
 )
 from server.domain.generation import FinishReason, Sampling
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.grammar import grammar_of
 from server.engine.llamacpp.library import Library
 from server.engine.runner import Runner
+from server.engine.spec import EngineSpec
 from tests.engine.listening import ask, chat
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -337,7 +338,8 @@ def test_an_unknown_device_is_an_error(library: Library, embedded_model: Path) -
 LOADED_AND_UNLOADED = """
 import gc, sys
 from pathlib import Path
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
+from server.engine.spec import EngineSpec
 from server.engine.llamacpp.library import Library
 from tests.engine.listening import ask, chat
 

@@ -8,8 +8,9 @@ import pytest
 
 from server.domain.generation import Sampling
 from server.engine import runner
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.llamacpp.library import Library
+from server.engine.spec import EngineSpec
 from tests.api.asking import eventually
 from tests.engine.comparing import agree_throughout, first_difference, scores_of
 from tests.engine.listening import Listener, ask, chat

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from server.domain.generation import Sampling
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.grammar import grammar_of
 from server.engine.llamacpp.library import Library
 from server.engine.openings import Openings
 from server.engine.prefix import tokens_of
+from server.engine.spec import EngineSpec
 from tests.engine.comparing import first_difference
 from tests.engine.listening import ask, chat
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from bench.tiny_models import GENERATING, SLIDING_WINDOW_TOKENS, SPOKEN
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.gguf.reader import read_header
 from server.engine.llamacpp.batch import Batch
 from server.engine.llamacpp.context import Context, ContextShape, DecodeResult, Logits
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
+from server.engine.spec import EngineSpec
 from tests.engine.listening import ask
 
 MARGIN = 0.25

@@ -9,11 +9,12 @@ import pytest
 from bench.tiny_models import GENERATING, write_bert, write_qwen3
 from server.domain.errors import EngineFailed, ModelLoadFailed
 from server.engine.embeddings import Embedder
-from server.engine.engine import Engine, EngineSpec
+from server.engine.engine import Engine
 from server.engine.llamacpp.batch import Batch
 from server.engine.llamacpp.context import Context, DecodeResult
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
+from server.engine.spec import EngineSpec
 from tests.engine.listening import ask
 
 PROMPT = "What of the harbour, and who wrote it down?"
