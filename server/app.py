@@ -117,15 +117,6 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     return answer
 
 
-def one_line(text: str) -> str:
-    """``text`` without what could pass for a line of the log, or move a terminal's cursor."""
-    return text if text.isprintable() else "".join(map(_visible, text))
-
-
-def _visible(sign: str) -> str:
-    return sign if sign.isprintable() else sign.encode("unicode_escape").decode()
-
-
 def refusal(scope: Scope, status: int, text: str, cause: ServiceError | None = None) -> Response:
     """An error in the dialect that the request's path belongs to."""
     path = str(scope["path"])

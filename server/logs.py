@@ -29,7 +29,16 @@ class PlainLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
         """The line, without a traceback."""
-        return super().formatMessage(record).translate(_CONTROLS)
+        return one_line(super().formatMessage(record))
+
+
+def one_line(text: str) -> str:
+    """``text`` without what could pass for a line of the log, or move a terminal's cursor."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(sign: str) -> str:
+    return sign if sign.isprintable() else sign.encode("unicode_escape").decode()
 
 
 class JsonLines(logging.Formatter):

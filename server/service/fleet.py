@@ -19,7 +19,7 @@ from server.engine.llamacpp.library import Library
 from server.engine.looks import CacheTiers, EngineState
 from server.engine.pace import Speed
 from server.gpu.guard import Sight
-from server.gpu.nvml import GpuReading, Nvml
+from server.gpu.nvml import Nvml
 from server.service.crashes import Crashes
 from server.service.devices import Devices, Seen
 from server.service.faults import Faults
@@ -258,10 +258,6 @@ class Fleet:
         idle = self._idle_on(device)
         leaving = who_must_go(wanted_bytes, idle) or [model.weights for model in idle]
         await self._make_room([self._berths[weights] for weights in leaving], "its device is short of memory")
-
-    def gpus(self) -> tuple[GpuReading, ...]:
-        """The cards as they were at the last look; returns at once."""
-        return self.seen().cards
 
     def seen(self) -> Seen:
         """The last look at the cards, which :meth:`sight` takes each second; returns at once."""

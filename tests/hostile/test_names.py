@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.app import one_line
 from server.catalogue.names import ModelName, name_of_file
 from server.catalogue.records import is_plain_gguf
 from server.domain.errors import InvalidRequest
+from server.logs import one_line
 from tests.api.asking import eventually
 from tests.api.workshop import BIG, Workshop
 from tests.running import RunningServer
