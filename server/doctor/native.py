@@ -95,7 +95,7 @@ class Shared(Devices):
 def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
     placements = Placements(devices)
-    for entry in catalogue.configured:
+    for entry in catalogue.configured_here:
         planned = _plan(entry, catalogue, placements, risks)
         if planned.refusal is None:
             devices.taken_bytes[planned.device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)

@@ -20,7 +20,7 @@ from server.routing.memory import Summaries
 from server.routing.results import Result, results_of
 from server.service.fleet import Fleet
 from server.service.helped import HelperFigures
-from server.service.helper import LoadedHelper
+from server.service.helper import ReadyHelper
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -47,7 +47,7 @@ class Ahead:
         self._summaries = summaries
         self._helper = catalogue.of(Role.HELPER)
         self._current = current
-        self._has_own_device = self._helper.settings.device != catalogue.of(Role.GENERATOR).settings.device
+        self._has_own_device = self._helper.settings.where != catalogue.of(Role.GENERATOR).settings.where
         # Asked for each old result of each request: the disk need not be.
         self._chosen = lru_cache(_REMEMBERED)(self._choose)
         self._sessions: deque[tuple[Message, ...]] = deque(maxlen=_MOST_SESSIONS)
@@ -127,7 +127,7 @@ class Ahead:
         try:
             async with self._fleet.lease(self._helper, waits=False) as helper:
                 with self._figures.working(ahead=True):
-                    words = await digest(result, LoadedHelper(helper, background=True), self._limits)
+                    words = await digest(result, ReadyHelper(helper, background=True), self._limits)
         except HelperFailed as failure:
             logger.info("no summary of %s %s: %s", result.tool, result.subject, failure)
             return ""
