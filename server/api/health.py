@@ -21,10 +21,12 @@ from server.api.health_answers import (
     Process,
     Ready,
     Reduced,
+    RemoteHealth,
 )
 from server.gpu.nvml import GpuReading
 from server.service.devices import others_bytes_of, own_bytes_of
-from server.service.fleet import Resident
+from server.service.elsewhere import Distant
+from server.service.fleet import Fleet, Resident
 from server.service.guard import Guard
 from server.service.placement import Placement
 from server.service.service import Service
@@ -88,8 +90,8 @@ def gpu_health(service: Service) -> GpuHealth:
 
 def faults_of(fleet: Fleet) -> dict[str, str]:
     """What is wrong with which model; its next request loads it anew, or tries its server again."""
-    everywhere = (*fleet.residents(), *fleet.elsewhere.distant())
-    named = {model.installed.entry.name.display: model.state.fault for model in everywhere}
+    named = {one.installed.entry.name.display: one.state.fault for one in fleet.residents()}
+    named |= {one.installed.entry.name.display: one.state.fault for one in fleet.elsewhere.distant()}
     return {name: fault for name, fault in named.items() if fault}
 
 

@@ -184,13 +184,20 @@ class RemoteModel:
         wait_s = self._breaker.wait_s(time.monotonic())
         if wait_s > 0:
             raise RemoteAway(f"{self._fault}; it is tried again in {wait_s:.0f} s")
+
+    def begin(self) -> None:
+        """A try begins."""
         self._breaker.begin(time.monotonic())
+
+    def undecided(self) -> None:
+        """A try was given up before it could tell anything."""
+        self._breaker.undecided(time.monotonic())
 
     def failed(self, trouble: Trouble) -> None:
         """A try has failed."""
         self._failures += 1
         if not trouble.is_ill:
-            self._breaker.undecided(time.monotonic())
+            self.undecided()
             return
         if self._fault is None:
             logger.warning("%s", trouble.error)
@@ -225,7 +232,7 @@ class RemoteModel:
     async def look(self) -> tuple[str, ...]:
         """Ask the server for its models; empty where it lists none, or cannot be asked, which counts as a
         failed try."""
-        self._breaker.begin(time.monotonic())
+        self.begin()
         try:
             names = await self._names()
         except Trouble as trouble:

@@ -47,6 +47,12 @@ class Server(Protocol):
     def check_worth(self) -> None:
         """Raise RemoteAway while it is left alone."""
 
+    def begin(self) -> None:
+        """A try begins."""
+
+    def undecided(self) -> None:
+        """A try was given up before it could tell anything."""
+
     def failed(self, trouble: Trouble) -> None:
         """A try has failed."""
 
@@ -133,6 +139,7 @@ class RemoteRun:
             self._end_with(error)
         except asyncio.CancelledError:
             self._opened.cancel()
+            self._server.undecided()
             raise
         finally:
             self._server.ended(self.usage())
@@ -148,6 +155,7 @@ class RemoteRun:
         pause_s = _FIRST_PAUSE_S
         for left in reversed(range(self._server.spec.retries + 1)):
             self._server.check_worth()
+            self._server.begin()
             try:
                 await self._try_once()
             except Trouble as trouble:
