@@ -146,11 +146,6 @@ class Catalogue:
             CannotWrite: naming the setting.
         """
         entry = next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
-        if entry is not None and entry.settings.is_elsewhere:
-            raise InvalidRequest(
-                f'"{name.display}" runs at {entry.settings.remote_url}: its file does not belong here. '
-                f"Take {entry.section}.remote_url out of the settings to run it on this machine"
-            )
         if entry is not None:
             return entry.settings.path
         try:
@@ -234,6 +229,15 @@ class Catalogue:
             raise InvalidRequest(
                 f'"{name.display}" is the {entry.section} of the settings and would come back: '
                 f"change {entry.section}.name and {entry.section}.path there instead"
+            )
+
+    def refuse_elsewhere(self, name: ModelName) -> None:
+        """Raise InvalidRequest for the name of a model that another server runs: its file is there."""
+        entry = next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+        if entry is not None and entry.settings.is_elsewhere:
+            raise InvalidRequest(
+                f'"{name.display}" runs at {entry.settings.remote_url}: its file does not belong here. '
+                f"Take {entry.section}.remote_url out of the settings to run it on this machine"
             )
 
     def path_of_digest(self, sha256: str) -> Path | None:

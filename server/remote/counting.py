@@ -15,7 +15,7 @@ from server.remote.wire import Chat
 
 logger = logging.getLogger("llm-optimizer")
 
-COUNTING_S = 5.0
+COUNTING_S = 10.0
 """A count that takes longer helps nobody."""
 
 _BYTES_PER_TOKEN = 3.3

@@ -35,6 +35,8 @@ class Explanation:
     reason: str
     facts: Facts
     tokens_sent: int | None
+    estimated: bool
+    """The tokens are: nobody has counted them, for the model runs elsewhere."""
     shortened: tuple[Shortening, ...]
 
     @property

@@ -150,6 +150,7 @@ class Service:
                 reason=_why_direct(named, entry) if plan is None else plan.reason,
                 facts=facts,
                 tokens_sent=sent,
+                estimated=not full.is_exact,
                 shortened=shortened,
             )
 
@@ -335,10 +336,12 @@ class Service:
             yield self._report(admitted, prepared, part)
 
     def _report(self, admitted: Admitted, prepared: Prepared, end: AnswerEnd) -> Outcome:
+        routing = as_counted(prepared.routing, end.usage)
+        note_routing(admitted.account, routing)
         outcome = Outcome(
             reason=end.reason,
             usage=end.usage,
-            routing=as_counted(prepared.routing, end.usage),
+            routing=routing,
             load_ns=admitted.load_ns,
             total_ns=time.monotonic_ns() - admitted.arrived_ns,
             context_tokens=admitted.answerer.context_tokens,

@@ -198,5 +198,5 @@ async def _whole(
 
 
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:
-    context = {"context": [*outcome.prompt, *outcome.answer]} if with_context else {}
+    context = {"context": [*outcome.prompt, *outcome.answer]} if with_context and outcome.prompt else {}
     return {**chunk, **closing(outcome), **context}
