@@ -1,6 +1,7 @@
 """How long a text is in the vocabulary of a model that is elsewhere: its server's word, or an estimate."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, TypeVar
@@ -21,6 +22,9 @@ COUNTING_S = 10.0
 _BYTES_PER_TOKEN = 3.3
 _TOKENS_PER_MESSAGE = 5
 """Prose has some four bytes to a token and code three: rather too many tokens than too few."""
+
+_REST_S = 30.0
+"""After a count that failed: a chat has many texts, and each would wait as long."""
 
 _OK = 200
 
@@ -68,6 +72,7 @@ class Counter:
         self._spec = spec
         self._http = http
         self._way = Way.UNKNOWN if spec.exact else Way.ESTIMATE
+        self._rests_until_s = 0.0
 
     @property
     def is_exact(self) -> bool:
@@ -90,12 +95,15 @@ class Counter:
         """The server's word; None: it has none, now or ever."""
         if self._way is Way.ESTIMATE:
             return None
+        if time.monotonic() < self._rests_until_s:
+            return None
         try:
             if self._way is Way.UNKNOWN:
                 self._find_way()
             return ask(what)
         except (httpx2.HTTPError, KeyError, TypeError, ValueError) as error:
-            logger.debug("%s counts no tokens: %s", self._spec.host, error)
+            logger.info("%s counts no tokens for now: %s", self._spec.host, error or type(error).__name__)
+            self._rests_until_s = time.monotonic() + _REST_S
             return None
 
     def _find_way(self) -> None:

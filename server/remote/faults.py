@@ -9,7 +9,7 @@ from server.remote.spec import RemoteSpec
 from server.remote.wire import error_text, parsed
 
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
-_TOO_LARGE, _UNPROCESSABLE, _TOO_MANY = 413, 422, 429
+_TOO_LARGE, _UNPROCESSABLE, _TOO_MANY, _BROKEN = 413, 422, 429, 500
 _BUSY = frozenset({408, 425, _TOO_MANY, 502, 503, 504})
 _LONGEST_WAIT_S = 30.0
 
@@ -72,7 +72,7 @@ def of_status(spec: RemoteSpec, status: int, headers: Mapping[str, str], body: s
         text = f"{spec.host} takes nothing for now (status {status}: {said})"
         limited = status == _TOO_MANY
         return Trouble(RemoteAway(text), again=True, is_ill=not limited, wait_s=_wait_s(headers))
-    return Trouble(RemoteFailed(f"{spec.host} failed (status {status}: {said})"), again=True)
+    return Trouble(RemoteFailed(f"{spec.host} failed (status {status}: {said})"), again=status >= _BROKEN)
 
 
 def _said(body: str) -> str:

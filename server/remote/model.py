@@ -12,6 +12,7 @@ import httpx2
 
 from server.chat.calls import schemas_of
 from server.chat.parse import Expected
+from server.client.address import is_this_machine
 from server.domain.chat import CompletionRequest, JsonObject, Message, RunOptions
 from server.domain.errors import InvalidRequest, PromptTooLong, QueueFull, RemoteAway
 from server.domain.generation import Usage
@@ -32,7 +33,7 @@ LOOK_S = 10.0
 """So long a look at a server may take."""
 
 _NEWEST = 0.3
-_ERROR = 400
+_OK = 200
 _POLICY = {"X-LLM-Optimizer-Policy": "direct"}
 """Another llm-optimizer need not shorten what was shortened here; nobody else knows the header."""
 
@@ -67,11 +68,22 @@ class RemoteModel:
         self.spec = spec
         self.figures = Figures()
         headers = {**_POLICY, **({"Authorization": f"Bearer {spec.key}"} if spec.key else {})}
-        self._counting = httpx2.Client(headers=headers, timeout=COUNTING_S, follow_redirects=False)
+        # Certificates take a while to load, and a proxy for the internet knows nothing of this machine.
+        verify, trust_env = spec.url.startswith("https:"), not is_this_machine(spec.url)
+        self._counting = httpx2.Client(
+            headers=headers,
+            timeout=httpx2.Timeout(COUNTING_S, connect=spec.connect_s),
+            verify=verify,
+            trust_env=trust_env,
+        )
         self._counter = Counter(spec, self._counting)
-        self._timeout = httpx2.Timeout(None, connect=spec.connect_s)
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=spec.slots)
-        self.http = httpx2.AsyncClient(headers=headers, timeout=self._timeout, limits=limits)
+        self.http = httpx2.AsyncClient(
+            headers=headers,
+            timeout=httpx2.Timeout(None, connect=spec.connect_s),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=spec.slots),
+            verify=verify,
+            trust_env=trust_env,
+        )
         self._breaker = Breaker()
         self._slots = asyncio.Semaphore(spec.slots)
         self._waiting = self._running = self._failures = 0
@@ -195,10 +207,10 @@ class RemoteModel:
 
     def failed(self, trouble: Trouble) -> None:
         """A try has failed."""
-        self._failures += 1
         if not trouble.is_ill:
             self.undecided()
             return
+        self._failures += 1
         if self._fault is None:
             logger.warning("%s", trouble.error)
         self._fault = str(trouble.error)
@@ -250,7 +262,7 @@ class RemoteModel:
         dialect = self.dialect()
         try:
             answer = await self.http.get(f"{self.spec.url}{dialect.models_path}", timeout=LOOK_S)
-            if answer.status_code >= _ERROR:
+            if answer.status_code != _OK:
                 raise of_status(self.spec, answer.status_code, answer.headers, answer.text)
             listed = answer.json()
         except httpx2.HTTPError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from server.remote.faults import Trouble, of_connection, of_end, of_silence, of_
 from server.remote.spec import RemoteSpec
 from server.remote.wire import Counted, Dialect, Piece
 
+logger = logging.getLogger("llm-optimizer")
+
 _FIRST_PAUSE_S = 0.25
 _LONGEST_BODY = 20_000
-_ERROR = 400
+_OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,9 @@ class RemoteRun:
                 await self._until_answered()
         except ServiceError as error:
             self._end_with(error)
+        except Exception:
+            logger.exception("an answer of %s broke", self._server.spec.host)
+            self._end_with(RemoteFailed("internal error; the server's log has the details"))
         except asyncio.CancelledError:
             self._opened.cancel()
             self._server.undecided()
@@ -172,7 +178,7 @@ class RemoteRun:
         request = self._server.http.stream("POST", f"{spec.url}{self._asked.path}", json=self._asked.body)
         try:
             async with asyncio.timeout(spec.first_token_s) as deadline, request as answer:
-                if answer.status_code >= _ERROR:
+                if answer.status_code != _OK:
                     body = (await answer.aread())[:_LONGEST_BODY].decode(errors="replace")
                     raise of_status(spec, answer.status_code, answer.headers, body)
                 if not self._opened.done():
@@ -192,12 +198,14 @@ class RemoteRun:
         dialect, text, calls = self._asked.dialect(), AnswerParser(self._asked.expected), Calls()
         reason: FinishReason | None = None
         async for line in answer.aiter_lines():
-            piece = dialect.piece(line)
+            piece = _piece(dialect, line)
             if piece is None:
                 continue
-            moved()
             reason = piece.reason or reason
             self._note(piece)
+            # Some begin with an empty piece, long before they have read the prompt.
+            if self._first_ns:
+                moved()
             for delta in (*_words(piece, text), *calls.feed(piece.calls)):
                 self._parts.put_nowait(delta)
             if piece.last:
@@ -220,6 +228,13 @@ class RemoteRun:
         if not self._first_ns:
             self._first_ns = self._last_ns
             self._server.answered()
+
+
+def _piece(dialect: Dialect, line: str) -> Piece | None:
+    try:
+        return dialect.piece(line)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise RemoteFailed(f"the answer is none of this API: {line[:200]}") from error
 
 
 def _words(piece: Piece, text: AnswerParser) -> tuple[AnswerDelta, ...]:

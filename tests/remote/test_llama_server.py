@@ -1,4 +1,4 @@
-"""The generator is llama.cpp's own server, built from the binding's sources: all dialects, B, C, and its end."""
+"""The generator is llama.cpp's own server, built from the sources of the binding."""
 
 import json
 import socket

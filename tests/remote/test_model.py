@@ -149,6 +149,15 @@ def talks_nonsense(call: Call) -> None:
     call.event("<html>")
 
 
+def is_something_else(call: Call) -> None:
+    call.begin()
+    call.event({"choices": ["Hello"]})
+
+
+def sends_elsewhere(call: Call) -> None:
+    call.status(307, None, location="http://127.0.0.1:1/v1/chat/completions")
+
+
 @pytest.mark.parametrize(
     ("script", "kind", "words", "tries"),
     [
@@ -162,6 +171,8 @@ def talks_nonsense(call: Call) -> None:
         (breaks_off, RemoteFailed, "127.0.0.1:.*broke the connection off|in its middle", 1),
         (tells_an_error, RemoteFailed, "CUDA out of memory", 1),
         (talks_nonsense, RemoteFailed, "no JSON object", 1),
+        (is_something_else, RemoteFailed, "none of this API", 1),
+        (sends_elsewhere, RemoteFailed, "status 307", 1),
     ],
 )
 def test_what_goes_wrong_is_told_and_tried_again_only_before_the_first_word(
