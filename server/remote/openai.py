@@ -43,6 +43,9 @@ class OpenAi:
         body = {"model": model, "prompt": request.prompt, **_run(options), **_format(options)}
         if request.suffix:
             body["suffix"] = request.suffix
+        elif request.raw:
+            # Others take a prompt here as it is; an llm-optimizer, like Ollama, wants to be told.
+            body["raw"] = True
         return "/completions", body
 
     def piece(self, line: str) -> Piece | None:
