@@ -39,6 +39,7 @@ from server.service.crashes import Crashes, crash_folder
 from server.service.fleet import Fleet
 from server.service.loading import DiskCache
 from server.service.placement import MIB
+from server.service.remotes import Remotes
 from server.service.service import Service
 from server.sockets import is_loopback
 
@@ -58,6 +59,7 @@ def build_service(settings: Settings) -> Service:
         current=current,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
         crashes=Crashes(crash_folder(settings.cache_dir)),
+        remotes=Remotes(crash_folder(settings.cache_dir)),
     )
     summaries = Summaries(settings.cache_dir, settings.router.summaries_mib * MIB)
     return Service(fleet, catalogue, current, summaries)

@@ -176,7 +176,7 @@ def greeting(service: Service, sockets: Sequence[socket.socket]) -> str:
         state = "NOT LOADED, see the log above" if entry.settings.preload else "loaded by its first request"
         if resident is not None:
             state = f"context {resident.state.context_tokens} tokens, {resident.state.slots} slots"
-        lines.append(f"  {entry.section:<9}  {entry.name.display} on {entry.settings.device}, {state}")
+        lines.append(f"  {entry.section:<9}  {entry.name.display} on {entry.settings.where}, {state}")
     name = service.catalogue.configured[0].name.display
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     return "\n".join((*lines, "Try it:", f"  curl {urls[0]}/api/chat -d '{body}'"))

@@ -7,11 +7,12 @@ from pathlib import Path
 from server.catalogue import Catalogue
 from server.catalogue.known import find_known
 from server.config import Settings
-from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, units
+from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, remotes, units
 from server.doctor.check import Check, Status, ok, worst
 from server.doctor.facts import Build, Native, Planned, SeenDevice
 from server.gpu.nvml import open_nvml
 from server.service.crashes import Crash, Crashes, crash_folder
+from server.service.remotes import remembered
 
 _MIB = 2**20
 _DECODING_TAKES_BYTES = 512 * _MIB
@@ -53,6 +54,7 @@ def examine(settings: Settings, config: Path | None, *, verify: bool) -> Report:
         *map(plan.judge_plan, planned),
         *map(ports.judge_port, listening),
         *crashes.judge_crashes(crash_folder(settings.cache_dir), _crashes(settings)),
+        *remotes.judge_lost(remembered(crash_folder(settings.cache_dir))),
         access.look_at_access(settings),
         units.judge_unit(units.look_at_unit()),
         units.judge_ollama(units.active_ollama_units()),

@@ -27,7 +27,9 @@ from server.service.cards import with_cuda_numbers
 from server.service.crashes import Crashes, crash_folder
 from server.service.devices import Devices
 from server.service.placement import NoRoom, Placement, Placements
+from server.service.remotes import Remotes
 from server.service.risks import Risk, Risks
+from server.service.splitting import SplitPlacements
 
 _CUDA_RUNTIME = re.compile(r"/\S*/libcudart\.so\S*")
 
@@ -94,11 +96,14 @@ class Shared(Devices):
 
 def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
-    placements = Placements(devices)
+    placements = SplitPlacements(devices, Remotes(None))
     for entry in catalogue.configured:
         planned = _plan(entry, catalogue, placements, risks)
         if planned.refusal is None:
             devices.taken_bytes[planned.device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
+            for device, taken_bytes in (planned.split or {}).items():
+                if device != planned.device:
+                    devices.taken_bytes[device] += taken_bytes
         yield planned
 
 
@@ -136,6 +141,7 @@ def _placed(entry: Entry, placement: Placement, free_bytes: int | None) -> Plann
         total_bytes=plan.total_bytes,
         free_bytes=free_bytes,
         reduced=str(placement.reduced) if placement.reduced else None,
+        split=None if placement.split is None else placement.split.taken_bytes,
     )
 
 

@@ -47,7 +47,9 @@ class Ahead:
         self._summaries = summaries
         self._helper = catalogue.of(Role.HELPER)
         self._current = current
-        self._has_own_device = self._helper.settings.device != catalogue.of(Role.GENERATOR).settings.device
+        self._has_own_device = set(self._helper.settings.places).isdisjoint(
+            catalogue.of(Role.GENERATOR).settings.places
+        )
         # Asked for each old result of each request: the disk need not be.
         self._chosen = lru_cache(_REMEMBERED)(self._choose)
         self._sessions: deque[tuple[Message, ...]] = deque(maxlen=_MOST_SESSIONS)
@@ -83,7 +85,7 @@ class Ahead:
 
     async def rest(self, device: str) -> None:
         """Stop for now, if it happens on ``device``; the next answer of a long session starts it again."""
-        if device == self._helper.settings.device:
+        if device in self._helper.settings.places:
             await self.close()
 
     async def close(self) -> None:

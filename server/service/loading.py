@@ -14,6 +14,7 @@ from server.engine.engine import Engine
 from server.engine.llamacpp.library import Library
 from server.engine.spec import EngineSpec
 from server.service.placement import MIB, Placement, Placements
+from server.service.remotes import Remotes
 from server.service.risks import Risk, Risks
 
 logger = logging.getLogger("llm-optimizer")
@@ -70,12 +71,15 @@ class Loader:
         placements: Placements,
         disk_cache: DiskCache,
         risks: Risks,
+        *,
+        remotes: Remotes,
     ) -> None:
         self._catalogue = catalogue
         self._library = library
         self._placements = placements
         self._disk_cache = disk_cache
         self._risks = risks
+        self._remotes = remotes
         self._progress: dict[str, float] = {}
         self._stopping = False
 
@@ -100,12 +104,16 @@ class Loader:
         placement = self._placements.place(installed, whole=whole, crash=crash)
         if placement.reduced is not None:
             logger.warning("%s is loaded with less: %s", entry.name.display, placement.reduced)
-        with self._risks.taking(installed, Risk.LOAD, placement):
+        servers = () if placement.split is None else placement.split.servers
+        with (
+            self._remotes.lending(entry.name.display, servers),
+            self._risks.taking(installed, Risk.LOAD, placement),
+        ):
             loaded = self._take_place(installed, placement, started_s)
         logger.info(
             "%s loaded on %s in %.1f s: context %d tokens, %d slots",
             entry.name.display,
-            entry.settings.device,
+            placement.split or entry.settings.device,
             time.monotonic() - started_s,
             loaded.context_tokens,
             loaded.engine.state.slots,
@@ -183,4 +191,5 @@ def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> 
         host_cache_bytes=settings.host_cache_mib * MIB,
         cache_dir=disk_cache.folder,
         disk_cache_bytes=disk_cache.budget_bytes,
+        shares=() if placement.split is None else placement.split.shares,
     )

@@ -1,7 +1,7 @@
 """The native library of this process, and the way to a model."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import llama_cpp
@@ -11,7 +11,9 @@ from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device, all_devices, device_list
 from server.engine.llamacpp.log import NativeLog, reason
 from server.engine.llamacpp.model import Model
+from server.engine.llamacpp.split import split_over
 from server.engine.ownmemory import keep_malloc_lean
+from server.engine.spec import Share
 
 
 class Library:
@@ -44,20 +46,25 @@ class Library:
         progress: Callable[[float], bool] | None = None,
         *,
         dry: bool = False,
+        shares: Sequence[Share] = (),
     ) -> Model:
         """Load the weights of ``path``; ``device`` is a name out of :meth:`devices`, or ``CPU``.
 
         ``progress`` is called on this thread with the part that is there, from 0 to 1; False gives up.
-        ``dry`` takes no memory for weights and contexts: see ``rehearsal``.
+        ``dry`` takes no memory for weights and contexts: see ``rehearsal``. ``shares`` put the layers on
+        several devices; then ``device`` and ``gpu_layers`` say nothing.
 
         Raises:
             ModelLoadFailed: with llama.cpp's own words on the reason.
         """
         params = native.llama_model_default_params()
-        chosen = device_list(device)
-        params.devices = ctypes.cast(chosen, ctypes.c_void_p)
-        params.split_mode = native.LLAMA_SPLIT_MODE_NONE
-        params.n_gpu_layers = 0 if device == "CPU" else gpu_layers
+        if shares:
+            chosen = split_over(params, shares)
+        else:
+            chosen = device_list(device)
+            params.devices = ctypes.cast(chosen, ctypes.c_void_p)
+            params.split_mode = native.LLAMA_SPLIT_MODE_NONE
+            params.n_gpu_layers = 0 if device == "CPU" else gpu_layers
         if dry:
             # What is mapped cannot be left out.
             params.no_alloc, params.load_mode = True, native.LLAMA_LOAD_MODE_NONE
