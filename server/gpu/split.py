@@ -83,8 +83,8 @@ def shortage(parts: Sequence[Part]) -> Part | None:
 def refusal_of_split(parts: Sequence[Part], setting: str) -> str:
     """Why they do not fit, with the numbers of each device, and the remedy."""
     return (
-        f"does not fit its devices: {', '.join(map(_in_numbers, parts))}; lower {setting}.context, add a device to "
-        f"{setting}.devices, or choose a smaller GGUF"
+        f"does not fit its devices: {', '.join(map(_in_numbers, parts))}; lower {setting}.context, add a "
+        f"device to {setting}.devices, or choose a smaller GGUF"
     )
 
 

@@ -83,10 +83,16 @@ class Placement:
         """What it takes of a card that it is on, by the card's name in the settings."""
         return self.vram_bytes if self.split is None else self.split.plan_on(device).taken_bytes
 
+    @property
+    def freed_bytes(self) -> int:
+        """What its device has more once the model is gone. Mapped weights never count as taken on the CPU."""
+        return self.plan.working_bytes if self.device == "CPU" else self.vram_bytes
+
     def freed_on(self, device: str) -> int:
-        """What a device that it is on has more once the model is gone. Mapped weights never count as taken on
-        the CPU."""
-        plan = self.plan if self.split is None else self.split.plan_on(device)
+        """The same for each of the devices that it is on, by their names in the settings."""
+        if self.split is None:
+            return self.freed_bytes
+        plan = self.split.plan_on(device)
         return plan.working_bytes if device == "cpu" else plan.taken_bytes
 
 

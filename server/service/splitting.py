@@ -95,8 +95,9 @@ class SplitPlacements(Placements):
             raise NoRoom(str(error), 1, error.device) from error
 
     def _places(self, installed: Installed, servers: Iterable[Server]) -> Iterable[Place]:
-        """In the order of llama.cpp's layers: the CPU, other machines, the cards here. So the last layer is on
-        a card where there is one, and rows of logits need not go over the network."""
+        """In the order of the layers: the CPU, other machines, the cards here. So the last layer is on a card
+        where there is one, and rows of logits need not go over the network.
+        """
         settings = installed.entry.settings
         margin_bytes = settings.memory_margin_mib * MIB
         shares = dict(zip(settings.places, settings.device_shares, strict=False))
