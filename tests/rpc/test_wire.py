@@ -93,7 +93,7 @@ def test_who_is_no_server_of_ours(listener: socket.socket, answer: bytes, words:
 
 
 def test_a_name_that_nobody_has() -> None:
-    with pytest.raises(Unreachable, match="^rpc://nobody.invalid:1 cannot be found: "):
+    with pytest.raises(Unreachable, match=r"^rpc://nobody.invalid:1 cannot be found: "):
         resolve("rpc://nobody.invalid:1", "nobody.invalid", 1)
 
 
