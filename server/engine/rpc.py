@@ -25,6 +25,9 @@ SILENCE_S = 20
 
 _HELLO, _DEVICE_COUNT, _DEVICE_MEMORY = 14, 15, 11
 _CAPABILITIES_BYTES = 24
+_CLOSED = b"\x07"
+"""TCP_CLOSE of the kernel, at the beginning of TCP_INFO: no goodbye was said."""
+
 _KEEPALIVE_IDLE_S, _KEEPALIVE_PAUSE_S, _KEEPALIVE_TIMES = 5, 5, 3
 
 
@@ -159,7 +162,10 @@ def _reason(wire: socket.socket) -> str | None:
         return None
     except OSError as error:
         return _in_words(error)
-    return None if seen else "it has closed the connection"
+    if seen:
+        return None
+    state = wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) if hasattr(socket, "TCP_INFO") else b""
+    return "the connection broke" if state == _CLOSED else "it has closed the connection"
 
 
 def _refuse_other_version(device: str, version: tuple[int, ...]) -> None:
