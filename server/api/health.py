@@ -40,8 +40,7 @@ def health_router(service: Service) -> APIRouter:
     async def health() -> Response:
         """For whoever watches: 200, or 503 where an engine has broken down and nobody has asked it since."""
         faults = faults_of(fleet.residents())
-        lost = {model: str(one) for model, one in fleet.remotes.lost.items()}
-        told = {"lost": lost} if lost else {}
+        told = {"lost": dict(fleet.lost)} if fleet.lost else {}
         if faults:
             return JSONResponse({"status": "error", "faults": faults, **told}, status_code=503)
         return JSONResponse({"status": "ok", **told})

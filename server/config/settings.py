@@ -564,6 +564,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         """The folder of the GGUF files, whether it was set or not."""
         return self.models_dir or Path(__file__).resolve().parents[2] / "models"
 
+    @property
+    def has_split_models(self) -> bool:
+        """Whether several devices share a model."""
+        return self.generator.is_split or self.helper.is_split
+
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         if _full_name(self.generator.name) == _full_name(self.helper.name):

@@ -7,12 +7,11 @@ from pathlib import Path
 from server.catalogue import Catalogue
 from server.catalogue.known import find_known
 from server.config import Settings
-from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, remotes, units
+from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, units
 from server.doctor.check import Check, Status, ok, worst
 from server.doctor.facts import Build, Native, Planned, SeenDevice
 from server.gpu.nvml import open_nvml
 from server.service.crashes import Crash, Crashes, crash_folder
-from server.service.remotes import remembered
 
 _MIB = 2**20
 _DECODING_TAKES_BYTES = 512 * _MIB
@@ -54,7 +53,7 @@ def examine(settings: Settings, config: Path | None, *, verify: bool) -> Report:
         *map(plan.judge_plan, planned),
         *map(ports.judge_port, listening),
         *crashes.judge_crashes(crash_folder(settings.cache_dir), _crashes(settings)),
-        *remotes.judge_lost(remembered(crash_folder(settings.cache_dir))),
+        *_remote_checks(settings),
         access.look_at_access(settings),
         units.judge_unit(units.look_at_unit()),
         units.judge_ollama(units.active_ollama_units()),
@@ -114,6 +113,14 @@ def _model_checks(catalogue: Catalogue, *, verify: bool) -> Iterator[Check]:
 
 def _crashes(settings: Settings) -> tuple[Crash, ...]:
     return tuple(Crashes(crash_folder(settings.cache_dir)).in_force().values())
+
+
+def _remote_checks(settings: Settings) -> Iterator[Check]:
+    if settings.has_split_models:
+        from server.doctor.remotes import judge_lost  # noqa: PLC0415
+        from server.service.remotes import remembered  # noqa: PLC0415
+
+        yield from judge_lost(remembered(crash_folder(settings.cache_dir)))
 
 
 def _folder_checks(settings: Settings, catalogue: Catalogue) -> Iterator[Check]:

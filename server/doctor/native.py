@@ -27,9 +27,7 @@ from server.service.cards import with_cuda_numbers
 from server.service.crashes import Crashes, crash_folder
 from server.service.devices import Devices
 from server.service.placement import NoRoom, Placement, Placements
-from server.service.remotes import Remotes
 from server.service.risks import Risk, Risks
-from server.service.splitting import SplitPlacements
 
 _CUDA_RUNTIME = re.compile(r"/\S*/libcudart\.so\S*")
 
@@ -96,7 +94,7 @@ class Shared(Devices):
 
 def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
-    placements = SplitPlacements(devices, Remotes(None))
+    placements = _placements(catalogue, devices)
     for entry in catalogue.configured:
         planned = _plan(entry, catalogue, placements, risks)
         if planned.refusal is None:
@@ -105,6 +103,15 @@ def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Itera
                 if device != planned.device:
                     devices.taken_bytes[device] += taken_bytes
         yield planned
+
+
+def _placements(catalogue: Catalogue, devices: Devices) -> Placements:
+    if not any(entry.settings.is_split for entry in catalogue.configured):
+        return Placements(devices)
+    from server.service.remotes import Remotes  # noqa: PLC0415
+    from server.service.splitting import SplitPlacements  # noqa: PLC0415
+
+    return SplitPlacements(devices, Remotes(None))
 
 
 def _plan(entry: Entry, catalogue: Catalogue, placements: Placements, risks: Risks) -> Planned:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from server.catalogue import Catalogue, Entry, Installed
 from server.config import Current
@@ -20,18 +20,18 @@ from server.engine.looks import CacheTiers, EngineState
 from server.engine.pace import Speed
 from server.gpu.guard import Sight
 from server.gpu.nvml import Nvml
-from server.service.crashes import Crash, Crashes
+from server.service.crashes import Crashes
 from server.service.devices import Devices, Seen
 from server.service.faults import Faults
 from server.service.gate import Gate
 from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
-from server.service.placement import NoRoom, Placement
-from server.service.remoteloss import RemoteLoss
-from server.service.remotes import Lost, Remotes
+from server.service.placement import NoRoom, Placement, Placements
 from server.service.risks import Risks
 from server.service.room import Idle, who_must_go
-from server.service.splitting import SplitPlacements
 from server.service.tally import Tally
+
+if TYPE_CHECKING:
+    from server.service.far import Far
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -93,14 +93,15 @@ class Fleet:
         current: Current,
         disk_cache: DiskCache,
         crashes: Crashes,
-        remotes: Remotes,
+        far: "Far | None" = None,
     ) -> None:
+        """``far`` None: each model has one device."""
         self._catalogue = catalogue
         devices = Devices(library, nvml)
-        self.remotes = remotes
-        self._placements = SplitPlacements(devices, remotes)
-        risks = Risks(crashes, devices)
-        self._loader = Loader(catalogue, library, self._placements, disk_cache, risks, remotes=remotes)
+        self._far = far
+        self._placements = Placements(devices) if far is None else far.placements(devices)
+        risks, lending = Risks(crashes, devices), None if far is None else far.remotes.lending
+        self._loader = Loader(catalogue, library, self._placements, disk_cache, risks, lending=lending)
         self._current = current
         self._berths: dict[str, _Berth] = {}
         self._departing: set[_Berth] = set()
@@ -110,12 +111,13 @@ class Fleet:
         self.gate = Gate()
         self.faults = Faults()
         self.tally = Tally()
-        self._remote_loss = RemoteLoss(
-            remotes, crashes, self.faults, beats=self.beats, answering=self._answering
-        )
-        ends: list[Crash | Lost] = [*crashes.look_back(), *remotes.look_back()]
-        for ended in ends:
-            self.faults.add("service", str(ended), ended.at)
+        for crash in crashes.look_back():
+            self.faults.add("service", str(crash), crash.at)
+        self._loss = None
+        if far is not None:
+            self._loss = far.loss(self.faults, self.beats, self._answering)
+            for lost in far.remotes.look_back():
+                self.faults.add("service", str(lost), lost.at)
 
     @contextlib.asynccontextmanager
     async def lease(
@@ -270,6 +272,11 @@ class Fleet:
         leaving = who_must_go(wanted_bytes, idle) or [model.weights for model in idle]
         await self._make_room([self._berths[weights] for weights in leaving], "its device is short of memory")
 
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Models whose rpc servers ended the service, until they are loaded again, and why."""
+        return {} if self._far is None else {model: str(one) for model, one in self._far.lost.items()}
+
     def seen(self) -> Seen:
         """The last look at the cards, which :meth:`sight` takes each second; returns at once."""
         return self._placements.devices.seen()
@@ -282,7 +289,8 @@ class Fleet:
             self._stop_clock(berth)
             async with berth.lock:
                 await self._drop(berth)
-        await self._remote_loss.close()
+        if self._loss is not None:
+            await self._loss.close()
 
     @contextlib.asynccontextmanager
     async def _held(
@@ -328,8 +336,8 @@ class Fleet:
         Idle models make room if need be; only if that is not enough, the model has to do with less.
         """
         settings, whole = berth.entry.settings, True
-        if settings.remotes:
-            self._remote_loss.arm(berth.entry.name.display, settings.rpc_patience_s)
+        if self._loss is not None and settings.remotes:
+            self._loss.arm(berth.entry.name.display, settings.rpc_patience_s)
         while True:
             try:
                 return await asyncio.to_thread(self._loader.load, berth.entry, whole=whole)
@@ -390,7 +398,8 @@ class Fleet:
         before = await asyncio.to_thread(devices.free_on_gpu, placement.device)
         await asyncio.to_thread(loaded.engine.close)
         self.tally.end(loaded.engine.figures)
-        self.remotes.give_back(berth.entry.name.display)
+        if self._far is not None:
+            self._far.remotes.give_back(berth.entry.name.display)
         taken_bytes = placement.taken_on(berth.entry.settings.device)
         kept = await asyncio.to_thread(devices.kept_back, placement.device, taken_bytes, before)
         if kept is not None:

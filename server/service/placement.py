@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
@@ -11,10 +12,12 @@ from server.engine.spec import Share, logit_rows, sequences_of
 from server.gpu.compute import Shape, uses_flash_attention
 from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least, safer_bytes
 from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal, sum_of
-from server.gpu.split import Part
 from server.service.crashes import Crash
 from server.service.devices import Devices
-from server.service.remotes import Server
+
+if TYPE_CHECKING:
+    from server.gpu.split import Part
+    from server.service.remotes import Server
 
 MIB = 2**20
 
@@ -100,9 +103,9 @@ class Placement:
 class Split:
     """The parts of a model in the order of their layers, as they are planned and as the engine is told."""
 
-    parts: tuple[Part, ...]
+    parts: "tuple[Part, ...]"
     shares: tuple[Share, ...]
-    servers: tuple[Server, ...]
+    servers: "tuple[Server, ...]"
 
     def plan_on(self, device: str) -> MemoryPlan:
         """What it takes of a device, which may be several behind a server."""

@@ -1,7 +1,10 @@
 """A service whose generator is split over two rpc servers, and what it does when one of them goes."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from server.service.remoteloss import EXIT_STATUS
 from tests.api.asking import eventually
 from tests.rpc.hosts import Host, hosts
-from tests.running import RunningServer, embedded_config
+from tests.running import PROJECT, RunningServer, embedded_config
 
 BIG, SMALL = "smollm2:135m", "smollm2:135m-helper"
 COUNT = "Count to a thousand, one by one: 1, 2, 3,"
@@ -168,3 +171,22 @@ def test_the_split_is_told_and_leaves_no_note_when_the_model_goes(machine: Machi
     assert service.logged(f"{BIG} loaded on cpu ")
     assert service.stop() == 0
     assert list(notes.iterdir()) == []
+
+
+def test_nothing_of_it_is_imported_on_one_machine(embedded_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(embedded_config(embedded_model, generator=LITTLE))
+    program = (
+        "import sys; from pathlib import Path; from server.app import build_service; "
+        "from server.config import load_settings; "
+        f"build_service(load_settings(Path({str(tmp_path / 'config.toml')!r}), {{}}, {{}})); "
+        "import server.serve; print(*sorted(sys.modules))"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT, env=environment)
+    modules = set(done.stdout.split())
+    assert "server.service.placement" in modules
+    far = {"far", "splitting", "remotes", "remoteloss"}
+    assert not modules & {f"server.service.{name}" for name in far}
+    assert not modules & {"server.engine.rpc", "server.gpu.split", "server.engine.llamacpp.remote"}
+    assert not modules & {"server.engine.llamacpp.split", "server.doctor.remotes"}

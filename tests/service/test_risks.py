@@ -17,7 +17,6 @@ from server.service.crashes import Crashes
 from server.service.devices import Devices
 from server.service.loading import DiskCache, Loaded, Loader
 from server.service.placement import Placement, Placements
-from server.service.remotes import Remotes
 from server.service.risks import Risk, Risks
 from tests.running import embedded_config
 
@@ -116,7 +115,7 @@ def test_a_window_that_ended_the_service_is_not_tried_again(machine: Machine, in
 
     before, engine = machine.placements.place(installed), Engine()
     loaded = Loaded(installed, engine, None, before)  # type: ignore[arg-type]
-    loader = Loader(None, None, machine.placements, DiskCache(None, 0), machine.risks, remotes=Remotes(None))  # type: ignore[arg-type]
+    loader = Loader(None, None, machine.placements, DiskCache(None, 0), machine.risks)  # type: ignore[arg-type]
     with contextlib.suppress(KeyboardInterrupt):
         loader.grow(loaded, 20_000)
     with pytest.raises(ModelLoadFailed, match="while it grew the context window of smollm2:135m on cpu with"):

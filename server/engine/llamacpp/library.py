@@ -11,7 +11,6 @@ from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import Device, all_devices, device_list
 from server.engine.llamacpp.log import NativeLog, reason
 from server.engine.llamacpp.model import Model
-from server.engine.llamacpp.split import split_over
 from server.engine.ownmemory import keep_malloc_lean
 from server.engine.spec import Share
 
@@ -59,6 +58,8 @@ class Library:
         """
         params = native.llama_model_default_params()
         if shares:
+            from server.engine.llamacpp.split import split_over  # noqa: PLC0415
+
             chosen = split_over(params, shares)
         else:
             chosen = device_list(device)
