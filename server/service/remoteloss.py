@@ -104,7 +104,10 @@ class RemoteLoss:
             self._told.add(reason)
             self._faults.add(held.model, reason)
             logger.error(
-                "%s; %s cannot answer any more, and %s when no answer is under way", reason, held.model, _ENDS
+                "%s; %s cannot answer any more. As soon as no answer is under way, %s",
+                reason,
+                held.model,
+                _ENDS,
             )
 
     def _give_up(self, held: Held, reason: str) -> None:

@@ -9,6 +9,9 @@ from llama_cpp._ggml import libggml
 
 from server.domain.errors import ModelLoadFailed
 
+_GPU_TYPES = (1, 2)
+"""GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU of ggml-backend.h."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -43,6 +46,12 @@ def all_devices() -> tuple[Device, ...]:
     return tuple(_describe(get(index)) for index in range(count))
 
 
+def has_gpu() -> bool:
+    """Whether there is a GPU of this machine that ggml can use; asks none of them anything."""
+    by_type = ggml("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)
+    return any(by_type(kind) for kind in _GPU_TYPES)
+
+
 def _describe(handle: int) -> Device:
     properties = _DeviceProperties()
     fill = ggml("ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_DeviceProperties))
@@ -50,7 +59,7 @@ def _describe(handle: int) -> Device:
     return Device(
         name=properties.name.decode(),
         description=properties.description.decode("utf-8", "replace"),
-        gpu=properties.type in (1, 2),
+        gpu=properties.type in _GPU_TYPES,
         pci_bus_id=properties.device_id.decode() if properties.device_id else None,
         memory_total_bytes=int(properties.memory_total),
         memory_free_bytes=int(properties.memory_free),

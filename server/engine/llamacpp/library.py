@@ -8,7 +8,7 @@ import llama_cpp
 import llama_cpp.llama_cpp as native
 
 from server.domain.errors import ModelLoadFailed
-from server.engine.llamacpp.devices import Device, all_devices, device_list
+from server.engine.llamacpp.devices import Device, all_devices, device_list, has_gpu
 from server.engine.llamacpp.log import NativeLog, reason
 from server.engine.llamacpp.model import Model
 from server.engine.ownmemory import keep_malloc_lean
@@ -31,7 +31,8 @@ class Library:
     @property
     def offloads(self) -> bool:
         """Whether this build can put layers on a GPU at all."""
-        return bool(native.llama_supports_gpu_offload())
+        # llama.cpp's own word counts rpc as well, which every build has here.
+        return has_gpu()
 
     def devices(self) -> tuple[Device, ...]:
         """All devices that ggml knows, the CPU included."""
