@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.tiny_models import write_bert, write_qwen3
+from bench.tiny_models import write_bert, write_gemma3, write_lfm2, write_mamba, write_qwen3
 from server.engine import runner
 from server.engine.embeddings import Embedder
 from server.engine.engine import Engine
@@ -148,6 +148,36 @@ def test_an_embedder_is_split_as_well(
         for given in ((), shares)
     ]
     assert float(np.abs(vectors[0] - vectors[1]).max()) < ROUNDING
+
+
+@pytest.mark.parametrize("write", [write_mamba, write_lfm2, write_gemma3], ids=["mamba", "lfm2", "gemma3"])
+def test_models_with_states_and_windows_say_the_same(
+    library: Library, two: list[Host], tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    file = write(tmp_path / "tiny.gguf")
+    blocks = read_header(file).block_count or 0
+    answers = []
+    for shares in ((), (Share(two[0].endpoint, 1, 0), Share(two[1].endpoint, blocks, 0))):
+        spec = EngineSpec(
+            file,
+            "CPU",
+            256,
+            threads=1,
+            batch_tokens=128,
+            draft_tokens=0,
+            host_cache_bytes=2**26,
+            shares=shares,
+        )
+        engine = Engine.load(library, spec)
+        try:
+            answers += [
+                ask(engine, text, 12, alternatives=8).wait() for text in ("the sea", "the sea is calm")
+            ]
+            engine.spill()
+            answers.append(ask(engine, "the sea is calm, and", 12, alternatives=8).wait())
+        finally:
+            engine.close()
+    assert [first_difference(*pair) for pair in zip(answers[:3], answers[3:], strict=True)] == [None] * 3
 
 
 def vectors_of_all(library: Library, spec: EngineSpec) -> "np.ndarray[Any, Any]":

@@ -159,6 +159,10 @@ def test_the_split_is_told_and_leaves_no_note_when_the_model_goes(machine: Machi
         assert [part["device"] for part in big["split"]] == machine.devices
         assert sum(part["layers"] for part in big["split"]) == 31
         assert big["size_vram"] == sum(part["bytes"] for part in big["split"][1:])
+        command = [sys.executable, "-m", "server", "ps", "--url", service.url]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
+        assert f"{BIG} is split: " in shown
+        assert f"layers on {two[1].device}" in shown
         models = client.get("/health/gpu").json()["models"]
         assert [model["split"] is None for model in models if model["name"] != BIG] == [True]
         notes = service.folder / "cache" / "crashes"
