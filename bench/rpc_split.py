@@ -139,8 +139,11 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", type=Path, default=EMBEDDED)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--program", type=Path, help="a ggml-rpc-server that is there; else it is built first"
+    )
     options = parser.parse_args()
-    program, library = built_rpc_server(), Library()
+    program, library = options.program or built_rpc_server(), Library()
     with ExitStack() as stack:
         endpoints = [stack.enter_context(server(program)) for _ in range(SERVERS)]
         engines = {
