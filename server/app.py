@@ -30,7 +30,7 @@ from server.api.pages.routes import pages_router
 from server.api.router import router_router
 from server.catalogue import Catalogue
 from server.config import Current, Settings
-from server.domain.errors import BodyTooLarge, QueueFull, ServiceError, Unloaded
+from server.domain.errors import BodyTooLarge, QueueFull, RemoteAway, ServiceError, Unloaded
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import open_nvml
 from server.routing.memory import Summaries
@@ -117,7 +117,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     if isinstance(error, BodyTooLarge):
         # Nobody knows how much of it is still to come.
         answer.headers["connection"] = "close"
-    if isinstance(error, QueueFull | Unloaded):
+    if isinstance(error, QueueFull | RemoteAway | Unloaded):
         answer.headers["retry-after"] = RETRY_AFTER_S
     return answer
 

@@ -40,17 +40,23 @@ class Startup:
         """Load at the beginning of the block; at its end all is unloaded."""
         loading = asyncio.create_task(self._load_all())
         self._service.guard.start()
+        self._service.fleet.elsewhere.start()
         yield
         loading.cancel()
         await self._service.close()
 
     async def _load_all(self) -> None:
-        wanted = [entry for entry in self._service.catalogue.configured if entry.settings.preload]
+        configured = self._service.catalogue.configured
+        wanted = [entry for entry in configured if entry.settings.is_preloaded]
         reasons = await asyncio.gather(*(self._load(entry) for entry in wanted))
         if self._service.drain.begun:
             return
         faults = [reason for reason in reasons if reason is not None]
-        if faults and len(faults) == len(reasons):
+        if (
+            faults
+            and len(faults) == len(reasons)
+            and not any(map(self._service.fleet.elsewhere.of, configured))
+        ):
             self.failure = "no model can be loaded:\n  " + "\n  ".join(faults)
             self._give_up()
             return

@@ -18,7 +18,8 @@ def set_up_logging(level: str, form: str) -> None:
     handler.setFormatter(JsonLines() if form == "json" else PlainLines())
     logging.basicConfig(handlers=[handler], level=level.upper())
     # uvicorn's own lines repeat what is announced already.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for chatty in ("uvicorn", "httpx2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 class PlainLines(logging.Formatter):

@@ -174,6 +174,8 @@ def greeting(service: Service, sockets: Sequence[socket.socket]) -> str:
     for entry in service.catalogue.configured:
         resident = loaded.get(entry.weights)
         state = "NOT LOADED, see the log above" if entry.settings.preload else "loaded by its first request"
+        if entry.settings.is_elsewhere:
+            state = f"context {entry.settings.context} tokens, {entry.settings.slots} at once"
         if resident is not None:
             state = f"context {resident.state.context_tokens} tokens, {resident.state.slots} slots"
         lines.append(f"  {entry.section:<9}  {entry.name.display} on {entry.settings.where}, {state}")

@@ -18,6 +18,7 @@ from server.domain.errors import (
     NotSupported,
     PromptTooLong,
     QueueFull,
+    RemoteAway,
     RequestCancelled,
     ServiceError,
     Unloaded,
@@ -38,6 +39,7 @@ _OF_ERRORS: tuple[tuple[type[ServiceError], Ending], ...] = (
     (QueueFull, Ending.QUEUE_FULL),
     (ModelLoadFailed, Ending.LOAD_FAILED),
     (EngineFailed, Ending.ENGINE_FAILED),
+    (RemoteAway, Ending.UNAVAILABLE),
     (RequestCancelled, Ending.STOPPED),
     (Unloaded, Ending.STOPPED),
 )

@@ -28,6 +28,8 @@ def what_was_done(outcome: Outcome) -> dict[str, Any]:
         "helper_duration": routing.helper_ns,
         "context_tokens": outcome.context_tokens,
     }
+    if routing.estimated:
+        done["tokens_estimated"] = True
     if routing.fallback:
         done["fallback"] = routing.fallback
     if routing.shortened:
@@ -84,7 +86,13 @@ def without_effect(names: tuple[str, ...]) -> dict[str, Any]:
 
 def routing_headers(routing: Routing) -> dict[str, str]:
     """What was done, for a response whose headers go out at its end."""
-    opening = Opening(routing.strategy, routing.reason, routing.tokens_received, routing.dropped_messages)
+    opening = Opening(
+        routing.strategy,
+        routing.reason,
+        routing.tokens_received,
+        routing.dropped_messages,
+        estimated=routing.estimated,
+    )
     return {
         **planned_headers(opening),
         "X-LLM-Optimizer-Tokens-Sent": str(routing.tokens_sent),
@@ -101,6 +109,8 @@ def planned_headers(opening: Opening | None) -> dict[str, str]:
         "X-LLM-Optimizer-Strategy": opening.strategy.value if opening.strategy else "direct",
         "X-LLM-Optimizer-Tokens-Received": str(opening.tokens_received),
     }
+    if opening.estimated:
+        told["X-LLM-Optimizer-Tokens-Estimated"] = "true"
     if opening.dropped_messages:
         told["X-LLM-Optimizer-Dropped-Messages"] = str(opening.dropped_messages)
     if opening.queue_position:

@@ -21,11 +21,13 @@ from server.api.health_answers import (
     Process,
     Ready,
     Reduced,
+    RemoteHealth,
     SplitPart,
 )
 from server.gpu.nvml import GpuReading
 from server.service.devices import others_bytes_of, own_bytes_of
-from server.service.fleet import Resident
+from server.service.elsewhere import Distant
+from server.service.fleet import Fleet, Resident
 from server.service.guard import Guard
 from server.service.placement import Placement
 from server.service.service import Service
@@ -39,7 +41,7 @@ def health_router(service: Service) -> APIRouter:
 
     async def health() -> Response:
         """For whoever watches: 200, or 503 where an engine has broken down and nobody has asked it since."""
-        faults = faults_of(fleet.residents())
+        faults = faults_of(fleet)
         told = {"lost": dict(fleet.lost)} if fleet.lost else {}
         if faults:
             return JSONResponse({"status": "error", "faults": faults, **told}, status_code=503)
@@ -49,9 +51,9 @@ def health_router(service: Service) -> APIRouter:
         """For whoever sends requests: 200 once each model that is loaded at the start is there, else 503;
         503 again once the service is stopping."""
         there = {resident.installed.entry.weights for resident in fleet.residents()}
-        wanted = [entry for entry in service.catalogue.configured if entry.settings.preload]
+        wanted = [entry for entry in service.catalogue.configured if entry.settings.is_preloaded]
         missing = [entry.name.display for entry in wanted if entry.weights not in there]
-        faults = faults_of(fleet.residents())
+        faults = faults_of(fleet)
         stopping = service.drain.begun
         fit = not (missing or faults or stopping)
         told = {"ready": fit, "stopping": stopping, "not_loaded": missing, "faults": faults}
@@ -81,15 +83,17 @@ def gpu_health(service: Service) -> GpuHealth:
             for reading, device in zip(seen.cards, seen.names, strict=True)
         ],
         models=[model_of(resident) for resident in residents],
+        remote=[remote_of(distant) for distant in fleet.elsewhere.distant()],
         loading=dict(fleet.loading()),
         guard=margins,
         recent_faults=[PastFault(**asdict(fault)) for fault in fleet.faults.recent()],
     )
 
 
-def faults_of(residents: Sequence[Resident]) -> dict[str, str]:
-    """What is wrong with which model; its next request loads it anew."""
-    named = {resident.installed.entry.name.display: resident.state.fault for resident in residents}
+def faults_of(fleet: Fleet) -> dict[str, str]:
+    """What is wrong with which model; its next request loads it anew, or tries its server again."""
+    named = {one.installed.entry.name.display: one.state.fault for one in fleet.residents()}
+    named |= {one.installed.entry.name.display: one.state.fault for one in fleet.elsewhere.distant()}
     return {name: fault for name, fault in named.items() if fault}
 
 
@@ -148,6 +152,23 @@ def model_of(resident: Resident) -> LoadedModel:
         plan=_plan_of_model(resident.placement, entry.settings.device),
         cache=resident.tiers,
         figures=resident.figures,
+    )
+
+
+def remote_of(distant: Distant) -> RemoteHealth:
+    """A model that another server runs."""
+    entry, spec = distant.installed.entry, distant.spec
+    return RemoteHealth(
+        name=entry.name.display,
+        role=entry.role,
+        host=spec.host,
+        api=spec.api.value,
+        model=spec.model,
+        context_tokens=spec.context_tokens,
+        slots=spec.slots,
+        is_up=distant.state.is_up,
+        **asdict(distant.state),
+        figures=distant.figures,
     )
 
 

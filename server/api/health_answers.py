@@ -157,6 +157,28 @@ class LoadedModel(BaseModel):
     figures: Figures
 
 
+class RemoteHealth(BaseModel):
+    """A model that another server runs."""
+
+    name: str
+    role: Role | None
+    host: str
+    api: str
+    model: str = Field(description="Its name there.")
+    context_tokens: int
+    slots: int
+    running: int
+    queued: int
+    is_up: bool = Field(description="The server has answered, and did so the last time.")
+    fault: str | None = Field(description="What went wrong the last time.")
+    retry_in_s: float = Field(description="After failures in a row it is left alone for so long.")
+    seen_at: datetime.datetime | None = Field(description="When it answered last.")
+    counts_exactly: bool = Field(description="It counts tokens for us; else they are estimated.")
+    failures: int = Field(description="Tries that have failed since the start.")
+    times_left_alone: int
+    figures: Figures
+
+
 class PastFault(BaseModel):
     """What went wrong."""
 
@@ -173,6 +195,7 @@ class GpuHealth(BaseModel):
     seen_at: datetime.datetime | None = Field(description="When the cards were looked at.")
     devices: list[Card]
     models: list[LoadedModel]
+    remote: list[RemoteHealth] = Field(description="Models that other servers run.")
     loading: dict[str, Share] = Field(description="The part of the weights that is there.")
     guard: dict[str, Margin] = Field(description="By device as the settings call it, the CPU included.")
     recent_faults: list[PastFault] = Field(description="The newest first, 50 at most.")

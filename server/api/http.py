@@ -27,6 +27,8 @@ from server.domain.errors import (
     NotAllowed,
     NotSupported,
     QueueFull,
+    RemoteAway,
+    RemoteFailed,
     RequestCancelled,
     ServiceError,
     Unloaded,
@@ -64,6 +66,8 @@ STATUSES: Mapping[type[ServiceError], int] = {
     Unloaded: 503,
     RequestCancelled: 499,
     NotSupported: 501,
+    RemoteFailed: 502,
+    RemoteAway: 503,
 }
 
 

@@ -72,6 +72,7 @@ def _explained(explanation: Explanation) -> dict[str, Any]:
         "tokens_received": explanation.facts.tokens,
         "tokens_cached": explanation.facts.held_tokens,
         "tokens_sent": explanation.tokens_sent,
+        "tokens_estimated": explanation.estimated,
         "context_tokens": explanation.facts.window_tokens,
         "fits": explanation.fits,
         "shortened": [{**shortened(one), "text": one.text} for one in explanation.shortened],

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from server.catalogue.elsewhere import NoFile
 from server.catalogue.entries import Entry, Installed, Role
 from server.catalogue.files import Files, ModelFile, sha256_of
 from server.catalogue.known import Known, find_known, known_models
@@ -33,6 +34,9 @@ class Catalogue:
             _configured_entry(role, model, self.known)
             for role, model in ((Role.GENERATOR, settings.generator), (Role.HELPER, settings.helper))
         )
+        self._elsewhere = {
+            entry.weights: NoFile(entry.settings) for entry in self.configured if entry.settings.is_elsewhere
+        }
         self._files = Files()
         self._records = Records(self.models_dir)
         self._told: set[Path] = set()
@@ -58,6 +62,11 @@ class Catalogue:
             self._keep_alive, self._most_tokens = settings.keep_alive, settings.router.max_ctx_size
 
         return apply
+
+    @property
+    def configured_here(self) -> tuple[Entry, ...]:
+        """The configured models that no other server runs."""
+        return tuple(entry for entry in self.configured if not entry.settings.is_elsewhere)
 
     def find(self, name: str) -> Entry:
         """The model that a client's ``name`` means.
@@ -100,11 +109,12 @@ class Catalogue:
         Raises:
             ModelLoadFailed: it is missing, truncated or no GGUF.
         """
-        return Installed(entry, self._files.read(entry.settings.path))
+        elsewhere = self._elsewhere.get(entry.weights)
+        return Installed(entry, elsewhere or self._files.read(entry.settings.path))
 
     def glance(self, entry: Entry) -> Installed | None:
         """The same without reading the file; None if it has not been read yet, or has changed."""
-        file = self._files.glance(entry.settings.path)
+        file = self._elsewhere.get(entry.weights) or self._files.glance(entry.settings.path)
         return None if file is None else Installed(entry, file)
 
     def read_file(self, path: Path) -> ModelFile:
@@ -221,6 +231,15 @@ class Catalogue:
                 f"change {entry.section}.name and {entry.section}.path there instead"
             )
 
+    def refuse_elsewhere(self, name: ModelName) -> None:
+        """Raise InvalidRequest for the name of a model that another server runs: its file is there."""
+        entry = next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+        if entry is not None and entry.settings.is_elsewhere:
+            raise InvalidRequest(
+                f'"{name.display}" runs at {entry.settings.remote_url}: its file does not belong here. '
+                f"Take {entry.section}.remote_url out of the settings to run it on this machine"
+            )
+
     def path_of_digest(self, sha256: str) -> Path | None:
         """The file of a recorded model with that digest, if it is there."""
         files = (
@@ -285,7 +304,7 @@ class Catalogue:
 
     def _lying_there(self) -> Iterator[Entry]:
         """Files in the folder that nobody has named, under the names that their files give them."""
-        used = {_real(entry.settings.path) for entry in self.configured}
+        used = {_real(entry.settings.path) for entry in self.configured_here}
         named = [*self.configured, *self._recorded()]
         recorded = {record.file for record in self._records}
         for path in sorted(self.models_dir.glob("*")):
@@ -314,7 +333,7 @@ class Catalogue:
         if record.file is None or any(other.file == record.file for other in self._records):
             return
         path = self.models_dir / record.file
-        if all(_real(entry.settings.path) != _real(path) for entry in self.configured):
+        if all(_real(entry.settings.path) != _real(path) for entry in self.configured_here):
             self._unlink(path)
 
     def _unlink(self, path: Path) -> None:

@@ -71,10 +71,11 @@ def order_of(catalogue: Catalogue, text: str) -> Order:
     """What ``text`` asks for.
 
     Raises:
-        InvalidRequest: it is no name.
+        InvalidRequest: it is no name, or that of a model that another server runs.
         ModelNotFound: nobody knows where such a model comes from, and it is not here.
     """
     asked = ModelName.parse(text)
+    catalogue.refuse_elsewhere(asked)
     known = find_known(catalogue.known, asked)
     name = asked if known is None else known.model_name
     source = None if asked.is_remote else source_of(asked, known)

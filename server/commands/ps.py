@@ -35,7 +35,6 @@ def ps(url: Url = None, config: Config = None, as_json: Json = False) -> None:
 
 def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
     slots = model["slots"]
-    loading = model["state"] == "loading"
     return (
         model["name"],
         model["device"],
@@ -43,7 +42,7 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
         str(model["context_length"]),
         f"{slots['running']} of {slots['total']}",
         str(slots["queued"]),
-        f"loading, {model['loaded_part']:.0%}" if loading else ago(model["expires_at"], now()),
+        _until(model),
     )
 
 
@@ -56,7 +55,19 @@ def _print_split(model: Mapping[str, Any]) -> None:
         typer.echo(f"{model['name']} is split: {parts}")
 
 
+def _until(model: Mapping[str, Any]) -> str:
+    match model["state"]:
+        case "loading":
+            return f"loading, {model['loaded_part']:.0%}"
+        case "remote":
+            return "unreachable" if model["fault"] else "remote"
+        case _:
+            return ago(model["expires_at"], now())
+
+
 def _print_what_gave_way(model: Mapping[str, Any]) -> None:
+    if model.get("fault"):
+        typer.echo(f"{model['name']}: {model['fault']}")
     given_up = model.get("reduced")
     if given_up:
         changes = ", ".join(

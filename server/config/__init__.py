@@ -3,7 +3,7 @@
 from server.config.current import Current
 from server.config.durations import format_duration, parse_duration
 from server.config.errors import ConfigError
-from server.config.keys import Key, Right, read_keys
+from server.config.keys import Key, Right, read_key, read_keys
 from server.config.load import load_settings
 from server.config.reload import reloaded
 from server.config.settings import LimitSettings, ModelSettings, RouterSettings, Settings, split_address
@@ -22,6 +22,7 @@ __all__ = [
     "format_duration",
     "load_settings",
     "parse_duration",
+    "read_key",
     "read_keys",
     "reloaded",
     "split_address",

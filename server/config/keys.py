@@ -74,7 +74,7 @@ def read_keys(file: Path | None) -> tuple[Key, ...]:
     """
     if file is None:
         return ()
-    text, status = _read(file)
+    text, status = _read(file, "keys_file")
     tables = _tables(file, text)
     secret = any(not _HASHED.fullmatch(table.key) for table in tables.values())
     if reason := fault_of(status, os.geteuid(), secret=secret):
@@ -83,6 +83,21 @@ def read_keys(file: Path | None) -> tuple[Key, ...]:
     if len({key.digest for key in keys}) < len(keys):
         raise ConfigError(f"keys_file = {file}: two names must not have the same key")
     return keys
+
+
+def read_key(file: Path, setting: str) -> str:
+    """The key that is all that ``file`` holds; ``setting`` names it.
+
+    Raises:
+        ConfigError: it cannot be read, others may read it, or it holds no key.
+    """
+    text, status = _read(file, setting)
+    if reason := fault_of(status, os.geteuid(), secret=True):
+        raise ConfigError(f"{setting} = {file}: {reason}")
+    key = text.decode("utf-8", errors="replace").strip()
+    if not (key and key.isascii() and key.isprintable() and len(key.split()) == 1):
+        raise ConfigError(f"{setting} = {file}: must hold one key and nothing else")
+    return key
 
 
 def fault_of(status: os.stat_result, user: int, *, secret: bool) -> str | None:
@@ -105,13 +120,13 @@ def fault_of(status: os.stat_result, user: int, *, secret: bool) -> str | None:
     return None
 
 
-def _read(file: Path) -> tuple[bytes, os.stat_result]:
+def _read(file: Path, setting: str) -> tuple[bytes, os.stat_result]:
     try:
         # What is checked is what is read, whatever happens to the name meanwhile; a pipe is not waited for.
         with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
             return opened.read(_LARGEST_BYTES), os.fstat(opened.fileno())
     except OSError as error:
-        raise ConfigError(f"keys_file = {file}: cannot be read: {error.strerror or error}") from None
+        raise ConfigError(f"{setting} = {file}: cannot be read: {error.strerror or error}") from None
 
 
 def _tables(file: Path, text: bytes) -> Mapping[str, _Table]:

@@ -108,7 +108,13 @@ def _with_absolute_paths(
     settings = settings.model_copy(update=paths)
     folder = settings.resolved_models_dir
     models = {
-        name: _with_absolute_path(model, given[f"{name}.path"], folder, home)
+        name: _with_absolute_path(model, given[f"{name}.path"], folder, home).model_copy(
+            update={
+                "remote_key_file": _own_path(
+                    model.remote_key_file, given[f"{name}.remote_key_file"], file, home
+                )
+            }
+        )
         for name, model in (("generator", settings.generator), ("helper", settings.helper))
     }
     return settings.model_copy(update=models)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from server.config.addresses import check_url
 from server.config.devices import (
     check_device,
     check_devices,
@@ -31,6 +32,8 @@ _MODEL_NAME = re.compile(
 _ORIGIN = re.compile(r"\*|[A-Za-z*][A-Za-z0-9+.*-]*://[^\s/]+")
 _LARGEST_PORT = 65535
 _MOST_TOKENS = 1_048_576
+REMOTE_ABILITIES = ("tools", "thinking", "insert")
+"""In Ollama's words."""
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -73,6 +76,13 @@ def _check_model_name(name: str) -> str:
     if not _MODEL_NAME.fullmatch(name):
         raise ValueError("must be a model name, such as qwen3:1.7b or namespace/model:tag")
     return name
+
+
+def _check_abilities(abilities: tuple[str, ...]) -> tuple[str, ...]:
+    wrong = [ability for ability in abilities if ability not in REMOTE_ABILITIES]
+    if wrong:
+        raise ValueError(f'must hold only {", ".join(REMOTE_ABILITIES)}, and "{wrong[0]}" is none of them')
+    return tuple(dict.fromkeys(abilities))
 
 
 def _check_keep_alive(value: Any) -> str:
@@ -257,6 +267,60 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         "by the header X-LLM-Optimizer-Policy.",
     )
 
+    remote_url: Annotated[str, AfterValidator(check_url)] = Field(
+        default="",
+        description="Base URL of the server that runs this model elsewhere, such as "
+        "http://192.168.1.20:8080/v1; empty: the model runs here. With it, nothing is loaded, and of the "
+        "settings of this section count only name, context, slots, queue, policy and those that begin with "
+        "remote_ (see docs/remote.md).",
+    )
+    remote_api: Literal["openai", "ollama"] = Field(
+        default="openai",
+        description="What the server at remote_url speaks: openai (vLLM, SGLang, llama-server, llm-optimizer "
+        "and paid services; /v1 is put behind a URL that has no path), or ollama.",
+    )
+    remote_model: str = Field(
+        default="", description="The model's name at remote_url; empty is the same name as here."
+    )
+    remote_key_file: Annotated[Path | None, BeforeValidator(_file_or_unset)] = Field(
+        default=None,
+        description="File that holds the API key for remote_url and nothing else, which only this service's "
+        "user may read; empty is no key. A relative path in a file is taken from that file's folder, and ~ "
+        "is the home folder.",
+    )
+    remote_abilities: Annotated[tuple[str, ...], AfterValidator(_check_abilities)] = Field(
+        default=("tools",),
+        description="What the model at remote_url can do beside chats: any of tools, thinking and insert. In "
+        "the environment variable commas may part them.",
+    )
+    remote_count: Literal["auto", "estimate"] = Field(
+        default="auto",
+        description="How prompts for remote_url are counted: auto asks the server itself where it can "
+        "(llm-optimizer, llama-server, vLLM, SGLang), which sends each prompt twice; estimate goes by their "
+        "length.",
+    )
+    remote_first_token_s: int = Field(
+        default=300,
+        strict=True,
+        ge=1,
+        le=86_400,
+        description="How long in seconds the server at remote_url may take until an answer's first token.",
+    )
+    remote_silence_s: int = Field(
+        default=60,
+        strict=True,
+        ge=1,
+        le=86_400,
+        description="How long in seconds an answer from remote_url may stand still after its first token.",
+    )
+    remote_retries: int = Field(
+        default=2,
+        strict=True,
+        ge=0,
+        le=20,
+        description="How often a request to remote_url is sent again that failed before its first token.",
+    )
+
     @model_validator(mode="after")
     def _check_attention(self) -> Self:
         if self.flash_attention == "off" and self.kv_type != "f16":
@@ -285,7 +349,7 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
     @property
     def is_split(self) -> bool:
         """Whether several devices share the model."""
-        return len(self.devices) > 1
+        return len(self.devices) > 1 and not self.is_elsewhere
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -298,14 +362,24 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         return tuple(device for device in self.devices if is_remote(device))
 
     @property
-    def where(self) -> str:
-        """All of them, in words."""
-        return " + ".join(self.places)
-
-    @property
     def places_here(self) -> tuple[str, ...]:
         """Those of them that are of this machine."""
         return tuple(device for device in self.places if not is_remote(device))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another server runs the model."""
+        return bool(self.remote_url)
+
+    @property
+    def is_preloaded(self) -> bool:
+        """Whether the model is loaded when the service starts."""
+        return self.preload and not self.is_elsewhere
+
+    @property
+    def where(self) -> str:
+        """Where the model runs, for people."""
+        return self.remote_url or " + ".join(self.places)
 
     @property
     def names_a_card(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from server.catalogue import Catalogue
 from server.catalogue.known import find_known
 from server.config import Settings
-from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, units
+from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, remote, units
 from server.doctor.check import Check, Status, ok, worst
 from server.doctor.facts import Build, Native, Planned, SeenDevice
 from server.gpu.nvml import open_nvml
@@ -50,6 +50,7 @@ def examine(settings: Settings, config: Path | None, *, verify: bool) -> Report:
         *_card_checks(native, wanted),
         *_decode_checks(native, wanted, catalogue),
         *_model_checks(catalogue, verify=verify),
+        *remote.judge_remotes(catalogue),
         *map(plan.judge_plan, planned),
         *map(ports.judge_port, listening),
         *crashes.judge_crashes(crash_folder(settings.cache_dir), _crashes(settings)),
@@ -126,7 +127,7 @@ def _remote_checks(settings: Settings) -> Iterator[Check]:
 def _folder_checks(settings: Settings, catalogue: Catalogue) -> Iterator[Check]:
     cache = None if settings.cache_dir is None else folders.look_at_folder(settings.cache_dir)
     yield folders.judge_cache(cache, settings.disk_cache_mib * _MIB)
-    missing = [entry for entry in catalogue.configured if not entry.settings.path.exists()]
+    missing = [entry for entry in catalogue.configured_here if not entry.settings.path.exists()]
     known = [find_known(catalogue.known, entry.name) for entry in missing]
     missing_bytes = sum(model.size_bytes or 0 for model in known if model is not None)
     yield folders.judge_models_dir(folders.look_at_folder(catalogue.models_dir), missing_bytes)

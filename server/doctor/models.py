@@ -37,14 +37,16 @@ def look_at_models(catalogue: Catalogue, *, verify: bool) -> tuple[ModelSight, .
 
     ``verify`` takes the digest of each; otherwise only of small files whose digest is known.
     """
-    own = [entry for entry in catalogue.entries() if entry.is_configured or entry.role is None]
+    further = (entry for entry in catalogue.entries() if entry.role is None)
+    own = [*catalogue.configured_here, *further]
     digest_of = functools.cache(sha256_of)
     return tuple(_look_at(entry, catalogue, digest_of, verify=verify) for entry in own)
 
 
 def smallest_model(catalogue: Catalogue) -> Path | None:
     """The quickest model to try, of all that are here; None without any."""
-    here = [model.entry.settings.path for model in catalogue.installed() if not model.embeds]
+    installed = (model for model in catalogue.installed() if not model.entry.settings.is_elsewhere)
+    here = [model.entry.settings.path for model in installed if not model.embeds]
     if EMBEDDED.is_file():
         here.append(EMBEDDED)
     return min(here, key=lambda path: path.stat().st_size, default=None)

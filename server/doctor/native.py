@@ -95,7 +95,7 @@ class Shared(Devices):
 def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
     placements = _placements(catalogue, devices)
-    for entry in catalogue.configured:
+    for entry in catalogue.configured_here:
         planned = _plan(entry, catalogue, placements, risks)
         if planned.refusal is None:
             devices.taken_bytes[planned.device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
@@ -106,7 +106,7 @@ def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Itera
 
 
 def _placements(catalogue: Catalogue, devices: Devices) -> Placements:
-    if not any(entry.settings.is_split for entry in catalogue.configured):
+    if not any(entry.settings.is_split for entry in catalogue.configured_here):
         return Placements(devices)
     from server.service.remotes import Remotes  # noqa: PLC0415
     from server.service.splitting import SplitPlacements  # noqa: PLC0415

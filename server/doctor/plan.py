@@ -16,14 +16,15 @@ def wanted_cards(settings: Settings, planned: Sequence[Planned]) -> dict[str, st
 
     A card that is named by its UUID or PCI address has its number in the plan; without a plan it is left out.
     """
-    devices = {"generator": settings.generator.device, "helper": settings.helper.device}
+    roles = {"generator": settings.generator, "helper": settings.helper}
+    devices = {role: model.device for role, model in roles.items() if not model.is_elsewhere}
     devices.update({plan.role: plan.device for plan in planned})
     return {role: device for role, device in devices.items() if device.startswith("cuda:")}
 
 
 def plan_of_running(catalogue: Catalogue, running: Running) -> tuple[Planned, ...]:
     """What a service has loaded of the configured models, as far as it tells."""
-    return tuple(_running(entry, running) for entry in catalogue.configured)
+    return tuple(_running(entry, running) for entry in catalogue.configured_here)
 
 
 def judge_plan(planned: Planned) -> Check:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from server.domain.account import Account
-from server.domain.generation import Sampling, TokenScore
+from server.domain.generation import FinishReason, Sampling, TokenScore, Usage
 
 JsonObject = Mapping[str, Any]
 
@@ -91,6 +91,8 @@ class RunOptions:
     format: str | JsonObject | None = None
     alternatives: int | None = None
     truncate: bool | None = None
+    must_call: ToolChoice | None = None
+    """The tool call that the answer has to be. ``format`` asks for it as well."""
     ignored: tuple[str, ...] = ()
     """Names of options that the client gave and this service does not act on."""
 
@@ -181,3 +183,15 @@ class AnswerDelta:
     tool_calls: tuple[ToolCall, ...] = ()
     call_parts: tuple[CallPart, ...] = ()
     scores: tuple[TokenScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    """The last part of an answer that ran to its end. ``tokens`` are the generated ids, as far as they are
+    known here; ``thinking_tokens`` of them were thinking; ``stop`` is the stop string that ended it."""
+
+    reason: FinishReason
+    usage: Usage
+    tokens: tuple[int, ...] = ()
+    stop: str | None = None
+    thinking_tokens: int = 0

@@ -12,6 +12,8 @@
     ├── QueueFull             too many requests wait for that model
     │   └── DeviceShort       its device is short of memory
     ├── EngineFailed          the model's engine broke while it worked
+    │   └── RemoteFailed      the server that runs the model did, or refuses us
+    ├── RemoteAway            the server that runs the model cannot be reached, or takes nothing now
     ├── Unloaded              the model, or the whole service, ends before the answer does
     │   └── Stopping          the service ends, and takes nothing new
     └── RequestCancelled      the client went away
@@ -103,6 +105,14 @@ class DeviceShort(QueueFull):
 
 class EngineFailed(ServiceError):
     """The engine broke in the middle of its work."""
+
+
+class RemoteFailed(EngineFailed):
+    """The server that runs a model broke off, answered what nobody understands, or refuses this service."""
+
+
+class RemoteAway(ServiceError):
+    """The server that runs a model cannot be reached, or takes nothing for now: a later try may succeed."""
 
 
 class Unloaded(ServiceError):

@@ -76,6 +76,8 @@ class Usage:
     read_tokens: int = 0
     guessed_tokens: int = 0
     accepted_tokens: int = 0
+    prompt_counted: bool = True
+    """``prompt_tokens`` is no estimate."""
 
 
 @dataclass(frozen=True, slots=True)

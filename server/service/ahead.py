@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from server.catalogue import Catalogue, Role
+from server.catalogue import Catalogue, Entry, Role
 from server.config import Current
 from server.domain.chat import Message
 from server.domain.errors import ServiceError
@@ -20,7 +20,7 @@ from server.routing.memory import Summaries
 from server.routing.results import Result, results_of
 from server.service.fleet import Fleet
 from server.service.helped import HelperFigures
-from server.service.helper import LoadedHelper
+from server.service.helper import ReadyHelper
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -47,9 +47,8 @@ class Ahead:
         self._summaries = summaries
         self._helper = catalogue.of(Role.HELPER)
         self._current = current
-        self._has_own_device = set(self._helper.settings.places).isdisjoint(
-            catalogue.of(Role.GENERATOR).settings.places
-        )
+        here, there = (_runs_on(entry) for entry in (self._helper, catalogue.of(Role.GENERATOR)))
+        self._has_own_device = here.isdisjoint(there)
         # Asked for each old result of each request: the disk need not be.
         self._chosen = lru_cache(_REMEMBERED)(self._choose)
         self._sessions: deque[tuple[Message, ...]] = deque(maxlen=_MOST_SESSIONS)
@@ -129,10 +128,16 @@ class Ahead:
         try:
             async with self._fleet.lease(self._helper, waits=False) as helper:
                 with self._figures.working(ahead=True):
-                    words = await digest(result, LoadedHelper(helper, background=True), self._limits)
+                    words = await digest(result, ReadyHelper(helper, background=True), self._limits)
         except HelperFailed as failure:
             logger.info("no summary of %s %s: %s", result.tool, result.subject, failure)
             return ""
         self._figures.ahead += 1
         logger.info("GPU1 ahead of need: %s %s, %d chars", result.tool, result.subject, len(words))
         return words
+
+
+def _runs_on(entry: Entry) -> frozenset[str]:
+    """The devices, or the server, that compute for a model."""
+    settings = entry.settings
+    return frozenset({settings.remote_url} if settings.is_elsewhere else settings.places)

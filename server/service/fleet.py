@@ -13,18 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 from server.catalogue import Catalogue, Entry, Installed
 from server.config import Current
-from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull, ServiceError, Stopping
+from server.domain.errors import (
+    InvalidRequest,
+    ModelLoadFailed,
+    NotSupported,
+    QueueFull,
+    ServiceError,
+    Stopping,
+)
 from server.engine.figures import Figures
 from server.engine.llamacpp.library import Library
 from server.engine.looks import CacheTiers, EngineState
 from server.engine.pace import Speed
 from server.gpu.guard import Sight
 from server.gpu.nvml import Nvml
+from server.service.answering import Answerer
 from server.service.crashes import Crashes
 from server.service.devices import Devices, Seen
+from server.service.elsewhere import Elsewhere
 from server.service.faults import Faults
 from server.service.gate import Gate
-from server.service.loading import DiskCache, Loaded, LoadedEmbedder, Loader
+from server.service.loaded import Loaded, LoadedEmbedder
+from server.service.loading import DiskCache, Loader
 from server.service.placement import NoRoom, Placement, Placements
 from server.service.risks import Risks
 from server.service.room import Idle, who_must_go
@@ -111,6 +121,7 @@ class Fleet:
         self.gate = Gate()
         self.faults = Faults()
         self.tally = Tally()
+        self.elsewhere = Elsewhere(catalogue, self.tally)
         for crash in crashes.look_back():
             self.faults.add("service", str(crash), crash.at)
         self._loss = None
@@ -127,8 +138,8 @@ class Fleet:
         context_tokens: int | None = None,
         keep_alive_s: float | None = None,
         waits: bool = True,
-    ) -> AsyncIterator[Loaded]:
-        """The model, loaded, for as long as the block lasts; its keep-alive clock starts after it.
+    ) -> AsyncIterator[Answerer]:
+        """The model, ready to work for as long as the block lasts; its keep-alive clock starts after it.
 
         ``context_tokens`` is the window that the request asks for: the model's grows if it may. ``waits``:
         while the device is short of memory, for a while.
@@ -138,7 +149,32 @@ class Fleet:
             DeviceShort: the device stays short of memory.
             ModelLoadFailed: with the reason.
             InvalidRequest: it is a model for embeddings.
+            RemoteAway: another server runs it, and cannot be reached.
         """
+        remote = self.elsewhere.of(entry)
+        if remote is not None:
+            self._refuse_when_closed()
+            remote.refuse_when_full()
+            yield remote
+            return
+        async with self.lease_local(entry, context_tokens, keep_alive_s, waits=waits) as loaded:
+            yield loaded
+
+    @contextlib.asynccontextmanager
+    async def lease_local(
+        self,
+        entry: Entry,
+        context_tokens: int | None = None,
+        keep_alive_s: float | None = None,
+        *,
+        waits: bool = True,
+    ) -> AsyncIterator[Loaded]:
+        """The same for whoever needs the vocabulary itself.
+
+        Raises:
+            NotSupported: another server runs the model.
+        """
+        self._refuse_elsewhere(entry)
         self._refuse_when_full(entry)
         await self._gate_passed(entry, waits=waits)
         async with self._held(entry, context_tokens, keep_alive_s) as loaded:
@@ -167,10 +203,11 @@ class Fleet:
 
     async def load(
         self, entry: Entry, *, context_tokens: int | None = None, keep_alive_s: float | None = None
-    ) -> Loaded | LoadedEmbedder:
-        """Load a model, if it is not, and start its keep-alive clock."""
-        async with self._held(entry, context_tokens, keep_alive_s) as loaded:
-            return loaded
+    ) -> None:
+        """Load a model, if it is not and does not run elsewhere, and start its keep-alive clock."""
+        if self.elsewhere.of(entry) is None:
+            async with self._held(entry, context_tokens, keep_alive_s):
+                pass
 
     def unload(self, entry: Entry) -> None:
         """Unload a model once nobody uses it; returns at once."""
@@ -203,7 +240,10 @@ class Fleet:
         return await asyncio.to_thread(self._catalogue.inspect, entry) if known is None else known
 
     def speed_of(self, entry: Entry) -> Speed:
-        """How fast a model was lately, as far as it is loaded and generates."""
+        """How fast a model was lately, as far as it is loaded, or runs elsewhere, and generates."""
+        remote = self.elsewhere.of(entry)
+        if remote is not None:
+            return remote.speed
         berth = self._berths.get(entry.weights)
         loaded = None if berth is None else berth.loaded
         return loaded.engine.speed if isinstance(loaded, Loaded) else Speed()
@@ -284,6 +324,7 @@ class Fleet:
     async def close(self) -> None:
         """Unload everything; requests under way end with an error, and no new ones are taken."""
         self._closed = True
+        await self.elsewhere.close()
         self._loader.stop()
         for berth in (*self._berths.values(), *self._departing):
             self._stop_clock(berth)
@@ -476,6 +517,12 @@ class Fleet:
         settings = entry.settings
         if berth is not None and berth.users >= settings.slots + settings.queue:
             raise QueueFull
+
+    def _refuse_elsewhere(self, entry: Entry) -> None:
+        if self.elsewhere.of(entry) is not None:
+            raise NotSupported(
+                f"{entry.name.display} runs at {entry.settings.where}: its vocabulary is not here"
+            )
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

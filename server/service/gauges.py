@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from server.engine.figures import Histogram
 from server.gpu.nvml import GpuReading
 from server.service.devices import Seen, others_bytes_of, own_bytes_of
+from server.service.elsewhere import Distant
 from server.service.fleet import Resident
 from server.service.metrics import PREFIX, Names
 from server.service.service import Service
@@ -39,6 +40,24 @@ _MODEL_GAUGES: tuple[tuple[str, Callable[[Resident], float], str], ...] = (
     ("requests_running", lambda one: one.state.running, "Generations under way."),
 )
 """Name, value of a loaded model, and what it is."""
+
+_REMOTE_GAUGES: tuple[tuple[str, Callable[[Distant], float], str], ...] = (
+    ("remote_running", lambda one: one.state.running, "Requests that another server works on for us."),
+    ("remote_waiting", lambda one: one.state.queued, "Requests that wait here for another server."),
+)
+_REMOTE_COUNTERS: tuple[tuple[str, Callable[[Distant], float], str], ...] = (
+    (
+        "remote_tries_failed",
+        lambda one: one.state.failures,
+        "Tries that failed before the first token, or later.",
+    ),
+    (
+        "remote_left_alone",
+        lambda one: one.state.times_left_alone,
+        "Times that a server was left alone for a while.",
+    ),
+)
+"""Name, value of a model that another server runs, and what it is."""
 
 _ENGINE_COUNTERS = (
     (
@@ -74,6 +93,7 @@ class Gauges(Collector):
         """A look at everything."""
         yield from self._service_now()
         yield from self._models_now()
+        yield from self._elsewhere()
         yield from self._engines()
         yield from self._helper()
         yield from self._devices()
@@ -114,6 +134,22 @@ class Gauges(Collector):
     def _waiting_to_be_loaded(self) -> Mapping[str, float]:
         arriving = self._service.fleet.arriving()
         return {self._names.label(one.installed.entry.name.display): one.waiting for one in arriving}
+
+    def _elsewhere(self) -> Iterable[Metric]:
+        distant = [
+            (self._names.label(one.installed.entry.name.display), one)
+            for one in self._service.fleet.elsewhere.distant()
+        ]
+        yield _gauge(
+            "remote_up",
+            "1 where the server that runs a model answered the last time.",
+            ("model", "host"),
+            [((name, one.spec.host), int(one.state.is_up)) for name, one in distant],
+        )
+        for metric, value_of, text in _REMOTE_GAUGES:
+            yield _by_model(metric, text, {name: value_of(one) for name, one in distant})
+        for metric, value_of, text in _REMOTE_COUNTERS:
+            yield _counter(metric, text, ("model",), [((name,), value_of(one)) for name, one in distant])
 
     def _engines(self) -> Iterable[Metric]:
         totals = {

@@ -15,6 +15,7 @@ from server.engine.embeddings import Embedder
 from server.engine.engine import Engine
 from server.engine.llamacpp.library import Library
 from server.engine.spec import EngineSpec
+from server.service.loaded import Loaded, LoadedEmbedder
 from server.service.placement import MIB, Placement, Placements
 from server.service.risks import Risk, Risks
 
@@ -27,35 +28,6 @@ logger = logging.getLogger("llm-optimizer")
 
 SLOW_LOAD_S = 2.0
 """From here on one wonders, and the log says how far it is."""
-
-
-@dataclass(slots=True)
-class Loaded:
-    """A model that answers, ready to work."""
-
-    installed: Installed
-    engine: Engine
-    template: ChatTemplate
-    placement: Placement
-
-    @property
-    def context_tokens(self) -> int:
-        """The context window as it is now."""
-        return self.engine.state.context_tokens
-
-
-@dataclass(slots=True)
-class LoadedEmbedder:
-    """A model that turns texts into vectors, ready to work."""
-
-    installed: Installed
-    engine: Embedder
-    placement: Placement
-
-    @property
-    def context_tokens(self) -> int:
-        """The longest text."""
-        return self.engine.longest_tokens
 
 
 @dataclass(frozen=True, slots=True)

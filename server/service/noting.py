@@ -46,6 +46,7 @@ def note_routing(account: Account, routing: Routing) -> None:
         fallback=routing.fallback,
         tokens_received=routing.tokens_received,
         tokens_sent=routing.tokens_sent,
+        tokens_estimated=routing.estimated,
         summaries=routing.summaries,
         summaries_reused=routing.summaries_reused,
         dropped_messages=routing.dropped_messages,

@@ -15,8 +15,7 @@ from server.routing.outline import Outline, outline_of
 from server.routing.results import Result
 from server.routing.squeeze import Marks, Shortening, Squeezed, message_tokens, squeeze
 from server.service.ahead import WordsOf
-from server.service.loading import Loaded
-from server.service.prompts import Prompt, rendered_prompt
+from server.service.answering import Answerer, Prompt
 from server.service.remembered import Remembered
 
 _MOST_COUNTS, _MOST_OUTLINES = 20_000, 1_000
@@ -36,6 +35,8 @@ class Explanation:
     reason: str
     facts: Facts
     tokens_sent: int | None
+    estimated: bool
+    """The tokens are: nobody has counted them, for the model runs elsewhere."""
     shortened: tuple[Shortening, ...]
 
     @property
@@ -61,46 +62,44 @@ class Planner:
             and is_summarising(request.messages, has_tools=bool(request.tools))
         )
 
-    async def plan(self, request: ChatRequest, entry: Entry, loaded: Loaded, facts: Facts) -> Plan | None:
+    async def plan(self, request: ChatRequest, entry: Entry, model: Answerer, facts: Facts) -> Plan | None:
         """What to do with a chat; None: nothing, it is not routed."""
         policy = policy_of(request, entry, agent=facts.agent is not None)
         if policy is None:
             return None
         thresholds = _thresholds_of(self._current.router)
         return await asyncio.to_thread(
-            decide, request.messages, facts, policy, thresholds, self._counter(loaded)
+            decide, request.messages, facts, policy, thresholds, self._counter(model)
         )
 
     async def squeezed(
-        self, loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
+        self, model: Answerer, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
     ) -> tuple[Prompt, Squeezed]:
         """A session of an agent with old tool results shortened, as far as its window asks for it."""
-        return await asyncio.to_thread(self._squeezed, loaded, front, request, words_of)
+        return await asyncio.to_thread(self._squeezed, model, front, request, words_of)
 
     def _squeezed(
-        self, loaded: Loaded, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
+        self, model: Answerer, front: Sequence[Message], request: ChatRequest, words_of: WordsOf
     ) -> tuple[Prompt, Squeezed]:
-        count = self._counter(loaded)
+        count = self._counter(model)
         think = request.options.think
         # The opening is the same in all requests of a session, and so is what it takes beside its words: the
         # steps must not depend on how far the session has come.
         opening = _opening(request.messages)
-        rendered = rendered_prompt(loaded, (*front, *opening), request.tools, think)
-        frame_tokens = len(rendered.tokens) - sum(message_tokens(message, count) for message in opening)
-        marks = Marks.of(loaded.context_tokens)
+        rendered = model.prompt((*front, *opening), request.tools, think)
+        frame_tokens = rendered.size_tokens - sum(message_tokens(message, count) for message in opening)
+        marks = Marks.of(model.context_tokens)
         squeezed = squeeze(
             request.messages, frame_tokens, marks, count, words_of=words_of, outline=self._outline
         )
-        return rendered_prompt(loaded, (*front, *squeezed.messages), request.tools, think), squeezed
+        return model.prompt((*front, *squeezed.messages), request.tools, think), squeezed
 
-    def _counter(self, loaded: Loaded) -> Callable[[str], int]:
+    def _counter(self, model: Answerer) -> Callable[[str], int]:
         """Counts tokens as a model does. Of a session nearly all texts come again with the next request."""
-        tokenize, model = loaded.engine.model.tokenize, loaded.installed.file.fingerprint
+        vocabulary = model.vocabulary
 
         def count(text: str) -> int:
-            return self._counts.get(
-                (model, text), lambda: len(tokenize(text, add_special=False, parse_special=False))
-            )
+            return self._counts.get((vocabulary, text), lambda: model.count(text))
 
         return count
 
@@ -109,14 +108,14 @@ class Planner:
         return self._outlines.get(parts, lambda: outline_of(result, wanted))
 
 
-def facts_of(request: ChatRequest, loaded: Loaded, full: Prompt, helper: Speed) -> Facts:
+def facts_of(request: ChatRequest, model: Answerer, full: Prompt, helper: Speed) -> Facts:
     """What is known of a chat whose whole prompt is ``full``, now."""
     return Facts(
-        tokens=len(full.tokens),
-        held_tokens=loaded.engine.known_tokens(full.tokens),
-        window_tokens=loaded.context_tokens,
+        tokens=full.size_tokens,
+        held_tokens=full.held_tokens,
+        window_tokens=model.context_tokens,
         agent=agent_signs(request.messages, has_tools=bool(request.tools)),
-        generator=loaded.engine.speed,
+        generator=model.speed,
         helper=helper,
     )
 

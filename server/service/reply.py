@@ -23,6 +23,8 @@ class Opening:
     tokens_received: int
     dropped_messages: int = 0
     queue_position: int = 0
+    estimated: bool = False
+    """``tokens_received`` is an estimate."""
 
 
 class Reply:

@@ -1,10 +1,8 @@
 """What was done with a request: for the answer's last chunk and for the log."""
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from server.chat.parse import THINK_CLOSE
 from server.domain.generation import FinishReason, Usage
 from server.routing.decide import Plan, Strategy
 from server.routing.shorten import Shortened
@@ -32,6 +30,8 @@ class Routing:
     fallback: str | None = None
     dropped_messages: int = 0
     """So many of the oldest were left out, because the chat did not fit and the client allows it."""
+    estimated: bool = False
+    """The tokens are estimated: the model's vocabulary is elsewhere, and nobody has counted them."""
     shortened: tuple[Shortening, ...] = ()
     """Old tool results of an agent's session that the model read in fewer words."""
 
@@ -55,17 +55,6 @@ class Outcome:
     stop: str | None = None
     thinking_tokens: int = 0
     """So many of ``answer`` were thinking, with the tag that closes it."""
-
-
-def thinking_length(pieces: Iterable[bytes]) -> int:
-    """How many tokens, given by their bytes, a model thought; all of them if it did not come to an end."""
-    close, end, thought = THINK_CLOSE.encode(), b"", 0
-    for piece in pieces:
-        end = end[-len(close) :] + piece
-        thought += 1
-        if close in end:
-            break
-    return thought
 
 
 def log_ignored(route: str, names: tuple[str, ...]) -> None:

@@ -7,23 +7,23 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from server.catalogue import Catalogue, Entry, Role
-from server.chat.parse import AnswerParser
 from server.config import Current
 from server.domain.account import Work
 from server.domain.chat import (
     AnswerDelta,
+    AnswerEnd,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     RunOptions,
 )
-from server.domain.errors import InvalidRequest, ModelNotFound
-from server.domain.generation import Finished, FinishReason, TextDelta, TokenScore
+from server.domain.errors import InvalidRequest, ModelNotFound, NotSupported
 from server.routing.decide import Facts, Plan, Strategy
 from server.routing.memory import Summaries
 from server.routing.squeeze import Shortening
 from server.service.access import log_access
 from server.service.ahead import Ahead
+from server.service.answering import Prompt, Run
 from server.service.drain import Drain
 from server.service.embedding import Embedded, embed
 from server.service.fleet import Fleet
@@ -35,26 +35,17 @@ from server.service.noting import note_admitted, note_finish, note_plan, note_ro
 from server.service.originals import Originals
 from server.service.placement import MIB
 from server.service.planning import Explanation, Planner, facts_of, policy_of
-from server.service.preparing import Admitted, Prepared, Preparer, fitting, full_prompt, unrouted
-from server.service.prompts import (
-    Prompt,
-    check_abilities,
-    check_format,
-    completion_prompt,
-    fits,
-    to_generation,
-)
+from server.service.preparing import Admitted, Prepared, Preparer, as_counted, fitting, full_prompt, unrouted
+from server.service.prompts import check_abilities, completion_prompt, fits
 from server.service.recent import Recent
 from server.service.reply import Opening, Reply
 from server.service.report import (
     Outcome,
     log_ignored,
     log_plan,
-    thinking_length,
 )
 from server.service.summarising import Summariser
 from server.service.texts import text_of, tokens_of
-from server.service.ticket import Ticket
 from server.service.wishes import front_of, with_parameters, with_texts, with_tool_choice
 
 logger = logging.getLogger("llm-optimizer")
@@ -101,8 +92,8 @@ class Service:
             admitted = await self._admit(request, entry, stack)
             full = await full_prompt(request, admitted)
             facts = self._facts(request, admitted, full)
-            plan = await self._planner.plan(request, entry, admitted.loaded, facts)
-            note_plan(request.account, plan, len(full.tokens))
+            plan = await self._planner.plan(request, entry, admitted.answerer, facts)
+            note_plan(request.account, plan, full.size_tokens)
             if plan is not None and plan.strategy is not Strategy.A:
                 return await self._open_shortened(request, admitted, full, plan, stack)
             reason = _why_direct(named, entry) if plan is None else plan.reason
@@ -127,7 +118,7 @@ class Service:
         )
         async with contextlib.AsyncExitStack() as stack:
             admitted = await self._admit(request, entry, stack)
-            prompt = await completion_prompt(admitted.loaded, with_texts(request, entry.recipe))
+            prompt = await completion_prompt(admitted.answerer, with_texts(request, entry.recipe))
             return await self._open(
                 admitted, unrouted(prompt, None, "a single prompt is never routed"), stack
             )
@@ -141,15 +132,15 @@ class Service:
             admitted = await self._admit(request, entry, stack)
             full = await full_prompt(request, admitted)
             facts = self._facts(request, admitted, full)
-            plan = await self._planner.plan(request, entry, admitted.loaded, facts)
-            sent: int | None = len(full.tokens)
+            plan = await self._planner.plan(request, entry, admitted.answerer, facts)
+            sent: int | None = full.size_tokens
             shortened: tuple[Shortening, ...] = ()
             if plan is not None and plan.squeeze:
                 words_of = await self._ahead.words(choose=False)
                 prompt, squeezed = await self._planner.squeezed(
-                    admitted.loaded, admitted.front, request, words_of
+                    admitted.answerer, admitted.front, request, words_of
                 )
-                sent, shortened = len(prompt.tokens), squeezed.shortenings
+                sent, shortened = prompt.size_tokens, squeezed.shortenings
             elif plan is not None and plan.strategy is not Strategy.A:
                 sent = None
             return Explanation(
@@ -159,20 +150,24 @@ class Service:
                 reason=_why_direct(named, entry) if plan is None else plan.reason,
                 facts=facts,
                 tokens_sent=sent,
+                estimated=not full.is_exact,
                 shortened=shortened,
             )
 
     async def count(self, request: ChatRequest) -> int:
         """Tokens of a chat as its model would read it. Loads the model."""
-        return len(await self.chat_tokens(request))
+        return (await self._chat_prompt(request)).size_tokens
 
     async def chat_tokens(self, request: ChatRequest) -> tuple[int, ...]:
-        """A chat as its model would read it. Loads the model."""
-        request = with_tool_choice(request)
-        entry = self.catalogue.find(request.model)
-        async with contextlib.AsyncExitStack() as stack:
-            admitted = await self._admit(request, entry, stack)
-            return (await full_prompt(request, admitted)).tokens
+        """A chat as its model would read it. Loads the model.
+
+        Raises:
+            NotSupported: another server runs the model, and has its vocabulary.
+        """
+        prompt = await self._chat_prompt(request)
+        if not prompt.tokens:
+            raise NotSupported(f'"{request.model}" runs elsewhere: its vocabulary is not here')
+        return prompt.tokens
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
         """The vectors of some texts. Without texts it only loads the model.
@@ -199,12 +194,12 @@ class Service:
         self, name: str, text: str, *, add_special: bool, parse_special: bool, keep_alive_s: float | None
     ) -> tuple[int, ...]:
         """Token ids of a text in the vocabulary of the model ``name``. Loads the model."""
-        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+        async with self.fleet.lease_local(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
             return await tokens_of(loaded, text, add_special=add_special, parse_special=parse_special)
 
     async def detokenize(self, name: str, tokens: Sequence[int], *, keep_alive_s: float | None) -> str:
         """The text that ``tokens`` are. Loads the model."""
-        async with self.fleet.lease(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
+        async with self.fleet.lease_local(self.catalogue.find(name), keep_alive_s=keep_alive_s) as loaded:
             return await text_of(loaded, tokens)
 
     async def load(self, name: str, purpose: str, options: RunOptions) -> None:
@@ -237,6 +232,12 @@ class Service:
         """Whether the model ``name`` has a capability, in Ollama's words."""
         return capability in (await self.fleet.inspect(self.catalogue.find(name))).capabilities
 
+    async def _chat_prompt(self, request: ChatRequest) -> Prompt:
+        request = with_tool_choice(request)
+        entry = self.catalogue.find(request.model)
+        async with contextlib.AsyncExitStack() as stack:
+            return await full_prompt(request, await self._admit(request, entry, stack))
+
     def _answering(self, request: ChatRequest, named: Entry) -> Entry:
         """The model for a chat: the one that it names, or the helper for summaries, where that is wanted."""
         if not self._planner.is_for_helper(request, named):
@@ -257,14 +258,14 @@ class Service:
         lease = self.fleet.lease(
             entry, context_tokens=options.context_tokens, keep_alive_s=options.keep_alive_s
         )
-        loaded = await stack.enter_async_context(lease)
+        answerer = await stack.enter_async_context(lease)
         load_ns = time.monotonic_ns() - arrived_ns
-        note_admitted(request.account, loaded.context_tokens, load_ns)
+        note_admitted(request.account, answerer.context_tokens, load_ns)
         return Admitted(
             model=request.model,
             route=request.route,
             account=request.account,
-            loaded=loaded,
+            answerer=answerer,
             options=options,
             arrived_ns=arrived_ns,
             load_ns=load_ns,
@@ -273,20 +274,21 @@ class Service:
 
     def _facts(self, request: ChatRequest, admitted: Admitted, full: Prompt) -> Facts:
         helper = self.fleet.speed_of(self.catalogue.of(Role.HELPER))
-        return facts_of(request, admitted.loaded, full, helper)
+        return facts_of(request, admitted.answerer, full, helper)
 
     async def _open(self, admitted: Admitted, prepared: Prepared, stack: contextlib.AsyncExitStack) -> Reply:
         """Submit what is prepared now, so that a full queue is still an error of its own status."""
-        ticket = await self._submit(admitted, prepared, stack)
+        run = await self._submit(admitted, prepared, stack)
         routing = prepared.routing
         opening = Opening(
             routing.planned,
             routing.reason,
             routing.tokens_received,
             routing.dropped_messages,
-            ticket.queue_position,
+            run.queue_position,
+            routing.estimated,
         )
-        return Reply(opening, self._run(admitted, prepared, ticket), stack.pop_all())
+        return Reply(opening, self._run(admitted, prepared, run), stack.pop_all())
 
     async def _open_shortened(
         self,
@@ -298,73 +300,56 @@ class Service:
     ) -> Reply:
         """Open B and C. The response starts before the helper does, unless the chat would not fit
         without it: then the helper's failure must still be able to become a status of its own."""
-        await check_format(admitted.loaded, admitted.options)
-        if not fits(full, admitted.loaded):
+        await admitted.answerer.check_format(admitted.options)
+        if not fits(full, admitted.answerer):
             return await self._open(
                 admitted, await self._preparer.shortened(request, admitted, full, plan), stack
             )
-        admitted.loaded.engine.refuse_when_full()
-        opening = Opening(plan.strategy, plan.reason, len(full.tokens))
+        admitted.answerer.refuse_when_full()
+        opening = Opening(plan.strategy, plan.reason, full.size_tokens, estimated=not full.is_exact)
         resources = stack.pop_all()
 
         async def parts() -> AsyncIterator[AnswerDelta | Outcome]:
             prepared = await self._preparer.shortened(request, admitted, full, plan)
-            ticket = await self._submit(admitted, prepared, resources)
-            async for part in self._run(admitted, prepared, ticket):
+            run = await self._submit(admitted, prepared, resources)
+            async for part in self._run(admitted, prepared, run):
                 yield part
 
         return Reply(opening, parts(), resources)
 
-    async def _submit(
-        self, admitted: Admitted, prepared: Prepared, stack: contextlib.AsyncExitStack
-    ) -> Ticket:
+    async def _submit(self, admitted: Admitted, prepared: Prepared, stack: contextlib.AsyncExitStack) -> Run:
         note_routing(admitted.account, prepared.routing)
-        generation = await to_generation(admitted.loaded, prepared.prompt, admitted.options)
-        ticket = Ticket(admitted.loaded.engine, generation)
-        admitted.account.generating = ticket
-        stack.callback(ticket.close)
-        return ticket
+        run = await prepared.prompt.submit(admitted.options)
+        admitted.account.generating = run
+        stack.callback(run.close)
+        return run
 
     async def _run(
-        self, admitted: Admitted, prepared: Prepared, ticket: Ticket
+        self, admitted: Admitted, prepared: Prepared, run: Run
     ) -> AsyncIterator[AnswerDelta | Outcome]:
-        parser = AnswerParser(prepared.prompt.expected)
-        scores: tuple[TokenScore, ...] = ()
-        thought = False
-        async for event in ticket.events():
-            ended = isinstance(event, Finished)
-            scores += event.scores
-            deltas = (
-                parser.feed(event.text)
-                if isinstance(event, TextDelta)
-                else parser.finish(cut=event.reason is FinishReason.LENGTH)
-            )
-            if scores and (deltas or ended):
-                # They go with the first text that is certain, though part of it may be held back.
-                first, *others = deltas or (AnswerDelta(),)
-                deltas, scores = (replace(first, scores=scores), *others), ()
-            for delta in deltas:
-                thought = thought or bool(delta.thinking)
-                yield delta
-            if isinstance(event, Finished):
-                if prepared.expected and not self.drain.begun:
-                    self._ahead.expect(prepared.expected)
-                yield self._report(admitted, prepared, event, thought=thought)
+        async for part in run.parts():
+            if isinstance(part, AnswerDelta):
+                yield part
+                continue
+            if prepared.expected and not self.drain.begun:
+                self._ahead.expect(prepared.expected)
+            yield self._report(admitted, prepared, part)
 
-    def _report(self, admitted: Admitted, prepared: Prepared, end: Finished, *, thought: bool) -> Outcome:
-        pieces = map(admitted.loaded.engine.model.piece, end.tokens)
+    def _report(self, admitted: Admitted, prepared: Prepared, end: AnswerEnd) -> Outcome:
+        routing = as_counted(prepared.routing, end.usage)
+        note_routing(admitted.account, routing)
         outcome = Outcome(
             reason=end.reason,
             usage=end.usage,
-            routing=prepared.routing,
+            routing=routing,
             load_ns=admitted.load_ns,
             total_ns=time.monotonic_ns() - admitted.arrived_ns,
-            context_tokens=admitted.loaded.context_tokens,
+            context_tokens=admitted.answerer.context_tokens,
             ignored=admitted.options.ignored,
             prompt=prepared.prompt.tokens,
             answer=end.tokens,
             stop=end.stop,
-            thinking_tokens=thinking_length(pieces) if thought else 0,
+            thinking_tokens=end.thinking_tokens,
         )
         note_finish(admitted.account, end.reason)
         return outcome

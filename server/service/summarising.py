@@ -13,7 +13,7 @@ from server.routing.memory import Summaries
 from server.routing.shorten import Shortened, recall, resumed, shorten
 from server.service.fleet import Fleet
 from server.service.helped import HelperFigures
-from server.service.helper import LoadedHelper
+from server.service.helper import ReadyHelper
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -70,7 +70,7 @@ class Summariser:
             return short
         with self._figures.working(ahead=False):
             async with asyncio.timeout(router.helper_timeout_s), self._fleet.lease(entry) as helper:
-                short = await shorten(division, strategy, LoadedHelper(helper), limits, known)
+                short = await shorten(division, strategy, ReadyHelper(helper), limits, known)
         self._figures.made += len(short.new_summaries)
         self._figures.reused += short.reused
         if not division.parts.material:

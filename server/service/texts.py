@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from server.service.loading import Loaded
-from server.service.prompts import check_tokens
+from server.service.loaded import Loaded
 
 
 async def tokens_of(loaded: Loaded, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
@@ -24,5 +23,5 @@ async def text_of(loaded: Loaded, tokens: Sequence[int]) -> str:
     Raises:
         InvalidRequest: one of them is none of the model's.
     """
-    check_tokens(loaded, "tokens", tokens)
+    loaded.check_tokens("tokens", tokens)
     return await asyncio.to_thread(loaded.engine.model.text, tokens)

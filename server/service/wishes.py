@@ -31,7 +31,7 @@ def with_tool_choice(request: ChatRequest) -> ChatRequest:
     if choice.name is not None and choice.name not in tools:
         known = ", ".join(tools)
         raise InvalidRequest(f'tool_choice names "{choice.name}", which is none of the tools: {known}')
-    options = replace(request.options, format=forced_call(tools, choice.name))
+    options = replace(request.options, format=forced_call(tools, choice.name), must_call=choice)
     return replace(request, options=options)
 
 

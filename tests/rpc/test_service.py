@@ -49,7 +49,8 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, embedded_model: Path, two: list[Host]) -> Iterator[Machine]:
-    used = Machine(tmp_path, embedded_model, two, rpc_patience_s=5)
+    # Long enough for a busy machine, which is not to be taken for a lost one.
+    used = Machine(tmp_path, embedded_model, two, rpc_patience_s=20)
     yield used
     for server in used.running:
         server.kill()

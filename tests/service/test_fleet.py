@@ -19,7 +19,7 @@ from server.domain.chat import ChatRequest, Message, RunOptions
 from server.domain.errors import InvalidRequest, ModelLoadFailed, QueueFull
 from server.routing.decide import Strategy
 from server.service.devices import Devices
-from server.service.helper import LoadedHelper
+from server.service.helper import ReadyHelper
 from server.service.loading import Loader
 from server.service.report import Outcome
 from server.service.service import Service
@@ -228,7 +228,7 @@ async def test_an_alias_of_the_generator_is_routed_and_keeps_its_own_texts(
     async def summary(*_: object) -> str:
         return "The log holds timeouts of db-1."
 
-    monkeypatch.setattr(LoadedHelper, "answer", summary)
+    monkeypatch.setattr(ReadyHelper, "answer", summary)
     rendered: list[str] = []
     real = ChatTemplate.render
 

@@ -15,7 +15,8 @@ from server.config import load_settings
 from server.domain.errors import ModelLoadFailed
 from server.service.crashes import Crashes
 from server.service.devices import Devices
-from server.service.loading import DiskCache, Loaded, Loader
+from server.service.loaded import Loaded
+from server.service.loading import DiskCache, Loader
 from server.service.placement import Placement, Placements
 from server.service.risks import Risk, Risks
 from tests.running import embedded_config

@@ -8,7 +8,9 @@ from typing import Any
 from server.api.figures import reduced, split_of
 from server.api.ollama.wire import ShowBody
 from server.catalogue import Installed, Recipe
+from server.config import ModelSettings
 from server.engine.gguf.values import LazyArray
+from server.service.elsewhere import Distant
 from server.service.fleet import Arriving, Resident
 
 FOR_EVER = datetime.timedelta(days=292 * 365)
@@ -29,7 +31,15 @@ def tag(model: Installed) -> dict[str, Any]:
         "digest": model.digest,
         "details": details(model),
         "capabilities": list(model.capabilities),
+        **_elsewhere(model.entry.settings),
     }
+
+
+def _elsewhere(settings: ModelSettings) -> dict[str, Any]:
+    """Where a model runs that runs elsewhere, in Ollama's words for such."""
+    if not settings.is_elsewhere:
+        return {}
+    return {"remote_model": settings.remote_model or settings.name, "remote_host": settings.remote_url}
 
 
 def details(model: Installed) -> dict[str, Any]:
@@ -89,6 +99,27 @@ def arriving(model: Arriving) -> dict[str, Any]:
     }
 
 
+def distant(model: Distant) -> dict[str, Any]:
+    """The same for a model that another server runs; ``fault`` says why it cannot be had."""
+    state = model.state
+    return {
+        **_named(model.installed),
+        **_elsewhere(model.installed.entry.settings),
+        "size": 0,
+        "size_vram": 0,
+        "expires_at": (datetime.datetime.now(datetime.UTC) + FOR_EVER).astimezone().isoformat(),
+        "context_length": model.spec.context_tokens,
+        "state": "remote",
+        "fault": state.fault,
+        "slots": {
+            "total": model.spec.slots,
+            "running": state.running,
+            "queued": state.queued,
+            "cells_in_use": 0,
+        },
+    }
+
+
 def _named(model: Installed) -> dict[str, Any]:
     name = model.entry.name.display
     return {
@@ -96,7 +127,7 @@ def _named(model: Installed) -> dict[str, Any]:
         "model": name,
         "digest": model.digest,
         "details": details(model),
-        "device": model.entry.settings.device,
+        "device": model.entry.settings.where,
     }
 
 
@@ -119,6 +150,7 @@ def show(model: Installed, wanted: ShowBody) -> dict[str, Any]:
         "details": details(model),
         "model_info": model_info(model, verbose=wanted.verbose),
         "capabilities": list(model.capabilities),
+        **_elsewhere(model.entry.settings),
         "modified_at": model.modified_at.isoformat(),
         **{name: value for name, value in told.items() if value},
     }
@@ -167,7 +199,7 @@ def _parameter_lines(parameters: dict[str, Any]) -> str:
 
 def _modelfile(model: Installed, recipe: Recipe, parameters: dict[str, Any]) -> str:
     lines = [
-        f"FROM {model.entry.settings.path.name}",
+        f"FROM {model.header.path.name}",
         *(f"PARAMETER {name} {value}" for name, value in _values(parameters)),
         *((f"SYSTEM {_quoted(recipe.system)}",) if recipe.system else ()),
         *(f"MESSAGE {example.role} {_quoted(example.content)}" for example in recipe.messages),

@@ -87,7 +87,9 @@ class _Routes:
     async def ps(self) -> Response:
         fleet = self._service.fleet
         loaded = [models.resident(resident) for resident in fleet.residents()]
-        return JSONResponse({"models": [*loaded, *map(models.arriving, fleet.arriving())]})
+        arriving = map(models.arriving, fleet.arriving())
+        distant = map(models.distant, fleet.elsewhere.distant())
+        return JSONResponse({"models": [*loaded, *arriving, *distant]})
 
     async def show(self, request: Request) -> Response:
         body = await read_body(request, ShowBody)
@@ -196,5 +198,5 @@ async def _whole(
 
 
 def _last(outcome: Outcome, chunk: dict[str, Any], *, with_context: bool) -> dict[str, Any]:
-    context = {"context": [*outcome.prompt, *outcome.answer]} if with_context else {}
+    context = {"context": [*outcome.prompt, *outcome.answer]} if with_context and outcome.prompt else {}
     return {**chunk, **closing(outcome), **context}

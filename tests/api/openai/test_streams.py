@@ -20,7 +20,8 @@ from server.domain.chat import AnswerDelta, CallPart, RunOptions, ToolCall
 from server.domain.errors import EngineFailed, PromptTooLong, ServiceError
 from server.domain.generation import FinishReason, TokenScore, Usage
 from server.service.reply import Opening, Reply
-from server.service.report import Outcome, Routing, thinking_length
+from server.service.report import Outcome, Routing
+from server.service.running import thinking_length
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 LOOK = ToolCall("eyes.look", {"place": "here"}, "call_1")

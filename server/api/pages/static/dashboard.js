@@ -53,8 +53,8 @@ function speedsOf(event) {
   const speeds = new Map();
   if (!before) return speeds;
   const passed = (Date.parse(event.at) - Date.parse(before.at)) / 1000;
-  for (const model of event.gpu.models) {
-    const earlier = before.gpu.models.find((one) => one.name === model.name);
+  for (const model of [...event.gpu.models, ...event.gpu.remote]) {
+    const earlier = [...before.gpu.models, ...before.gpu.remote].find((one) => one.name === model.name);
     const made = earlier ? model.figures.generated_tokens - earlier.figures.generated_tokens : 0;
     if (passed > 0 && made >= 0) speeds.set(model.name, made / passed);
   }
@@ -67,8 +67,9 @@ function tiles(event) {
   const received = answered.reduce((sum, work) => sum + (work.tokens_received ?? 0), 0);
   const sent = answered.reduce((sum, work) => sum + (work.tokens_sent ?? 0), 0);
   const cached = answered.reduce((sum, work) => sum + (work.cached_tokens ?? 0), 0);
-  const running = event.gpu.models.reduce((sum, model) => sum + model.running, 0);
-  const queued = event.gpu.models.reduce((sum, model) => sum + model.queued, 0);
+  const everywhere = [...event.gpu.models, ...event.gpu.remote];
+  const running = everywhere.reduce((sum, model) => sum + model.running, 0);
+  const queued = everywhere.reduce((sum, model) => sum + model.queued, 0);
   return [
     tile("Tokens a second", state.speeds.length ? Math.round(state.speeds.at(-1)).toString() : "–", sparkline(state.speeds)),
     tile("First token, median", firsts.length ? seconds(firsts[firsts.length >> 1]) : "–", `of the last ${firsts.length} answers`),
@@ -170,6 +171,15 @@ function modelsTable(gpu, speeds) {
     cell("Kept", `${count(model.kept_tokens)} tokens`),
     cell("", h("button", { click: () => keep(model.name, 0) }, "Unload"), " ", h("button", { click: () => keep(model.name, -1) }, "Keep")),
   ));
+  rows.push(...gpu.remote.map((model) => h("tr", {},
+    cell("Model", h("strong", {}, model.name), model.role ? ` ${model.role}` : ""),
+    cell("State", model.fault ? h("span", { class: "badge bad" }, model.fault) : model.is_up ? "answers" : "not asked yet"),
+    cell("Device", model.host),
+    cell("Context", count(model.context_tokens)),
+    cell("Answers", `${model.running} of ${model.slots}${model.queued ? `, ${model.queued} waiting` : ""}`),
+    cell("Tokens a second", speeds.has(model.name) ? Math.round(speeds.get(model.name)).toString() : "–"),
+    cell("Kept", "–"),
+    cell("", "")));
   return table("models", ["Model", "State", "Device", "Context", "Answers", "Tokens a second", "Kept", ""], [...rows, ...loading], "No model is loaded.");
 }
 
@@ -206,7 +216,7 @@ function row(record, end, total_s) {
     cell("Arrived", h("button", { class: "link", "aria-expanded": String(open), click: toggle, title: "What was done with it" }, new Date(record.arrived_at).toLocaleTimeString())),
     cell("Model", work.model ?? "–"),
     cell("Way", way(work)),
-    cell("Tokens", work.tokens_received === null ? "–" : `${count(work.tokens_received)} → ${count(work.tokens_sent)}`),
+    cell("Tokens", work.tokens_received === null ? "–" : `${work.tokens_estimated ? "about " : ""}${count(work.tokens_received)} → ${count(work.tokens_sent)}`),
     cell("Cached", percent(work.cached_tokens ?? 0, work.tokens_sent)),
     cell("Written", count(work.generated_tokens)),
     cell("First token", seconds(work.first_token_s)),
