@@ -99,6 +99,10 @@ cuda: ## Install with CUDA for the NVIDIA cards found; first looks whether that 
 gpu-check: $(DEVELOPMENT) ## Show on an NVIDIA card that plans, guard, speed and health are as they should be (docs/gpu-check.md)
 	@$(PY) -m bench.gpu_check $(ARGS)
 
+.PHONY: rpc-server
+rpc-server: $(STAMPS)/build ## Build llama.cpp's ggml-rpc-server, which lends this machine's memory to a service elsewhere (docs/rpc.md)
+	@$(PY) -m bench.build_rpc_server
+
 .PHONY: models
 models: $(RUNTIME) ## Download the two real models (about 5.8 GB) into models/
 	$(PY) scripts/download_models.py $(ARGS)

@@ -43,16 +43,21 @@ class BuildFailed(Exception):
 
 def built_llama_server() -> Path:
     """The program, built first if it is not there. Raises BuildFailed."""
-    requirement, flags = locked_requirement(LOCK.read_text(encoding="utf-8")), build_flags(platform.machine())
+    return built(TARGET, build_flags(platform.machine()), "about ten minutes")
+
+
+def built(target: str, flags: tuple[str, ...], takes: str) -> Path:
+    """The program of that name, built with ``flags`` if it is not there. Raises BuildFailed."""
+    requirement = locked_requirement(LOCK.read_text(encoding="utf-8"))
     folder = cache_folder() / key(requirement, flags)
-    program = folder / "bin" / TARGET
+    program = folder / "bin" / target
     if (folder / DONE).exists() and program.exists():
         return program
-    print(f"==> Building {TARGET} (C++, about ten minutes, once)", file=sys.stderr, flush=True)
+    print(f"==> Building {target} (C++, {takes}, once)", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         sources = unpacked(downloaded(requirement, Path(scratch)), Path(scratch))
-        build(sources / SOURCES, folder, flags)
+        build(sources / SOURCES, folder, flags, target)
     (folder / DONE).touch()
     return program
 
@@ -106,11 +111,11 @@ def unpacked(archive: Path, folder: Path) -> Path:
     return folders[0]
 
 
-def build(sources: Path, folder: Path, flags: tuple[str, ...]) -> None:
+def build(sources: Path, folder: Path, flags: tuple[str, ...], target: str) -> None:
     """Configure afresh and compile. Raises BuildFailed."""
     run(["cmake", "--fresh", "-G", "Ninja", "-S", str(sources), "-B", str(folder), *flags], folder)
     cores = str(len(os.sched_getaffinity(0)))
-    run(["cmake", "--build", str(folder), "--target", TARGET, "--parallel", cores], folder)
+    run(["cmake", "--build", str(folder), "--target", target, "--parallel", cores], folder)
 
 
 def run(command: list[str], folder: Path) -> None:

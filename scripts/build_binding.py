@@ -29,6 +29,8 @@ FLAGS = (
     # Pictures and HTTPS inside llama.cpp: neither is used here.
     "-DLLAVA_BUILD=OFF",
     "-DLLAMA_OPENSSL=OFF",
+    # A model may share other machines' memory: a library of 100 kB that nothing touches unless one does.
+    "-DGGML_RPC=ON",
     f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={INCLUDE}",
 )
 STEP = re.compile(r"^\s*\[(\d+)/(\d+)\] (.*)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -42,6 +43,9 @@ from server.service.placement import MIB
 from server.service.service import Service
 from server.sockets import is_loopback
 
+if TYPE_CHECKING:
+    from server.service.far import Far
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -50,17 +54,27 @@ def build_service(settings: Settings) -> Service:
     library, nvml = Library(), open_nvml()
     current = Current(settings)
     settings = with_cuda_numbers(settings, library, nvml)
-    catalogue = Catalogue(settings)
+    catalogue, crashes = Catalogue(settings), Crashes(crash_folder(settings.cache_dir))
     fleet = Fleet(
         catalogue,
         library,
         nvml,
         current=current,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
-        crashes=Crashes(crash_folder(settings.cache_dir)),
+        crashes=crashes,
+        far=_far(settings, crashes),
     )
     summaries = Summaries(settings.cache_dir, settings.router.summaries_mib * MIB)
     return Service(fleet, catalogue, current, summaries)
+
+
+def _far(settings: Settings, crashes: Crashes) -> "Far | None":
+    """What is needed where several devices share a model, and loaded only there."""
+    if not settings.has_split_models:
+        return None
+    from server.service.far import Far  # noqa: PLC0415
+
+    return Far(crash_folder(settings.cache_dir), crashes)
 
 
 def build_app(service: Service, settings: Settings, access: Access, lifespan: Lifespan) -> FastAPI:

@@ -65,7 +65,7 @@ class Startup:
         self._ready()
 
     async def _load(self, entry: Entry) -> str | None:
-        logger.info("loading %s on %s", entry.name.display, entry.settings.device)
+        logger.info("loading %s on %s", entry.name.display, entry.settings.where)
         try:
             await self._service.fleet.load(entry)
         except ServiceError as error:

@@ -41,6 +41,22 @@ def what_was_done(outcome: Outcome) -> dict[str, Any]:
     return done
 
 
+def split_of(placement: Placement) -> list[dict[str, Any]] | None:
+    """What each of several devices has of a model, in the order of its layers; None: it is on one."""
+    if placement.split is None:
+        return None
+    return [
+        {
+            "device": part.device,
+            "number": part.place.number,
+            "layers": part.layers,
+            "bytes": part.taken_bytes,
+            "free_bytes": part.place.free_bytes,
+        }
+        for part in placement.split.parts
+    ]
+
+
 def reduced(placement: Placement) -> dict[str, Any] | None:
     """The settings that a loaded model does without, and why; null: none."""
     given_up = placement.reduced

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from server.api.figures import reduced
+from server.api.figures import reduced, split_of
 from server.api.health_answers import (
     Card,
     CardPlan,
@@ -22,6 +22,7 @@ from server.api.health_answers import (
     Ready,
     Reduced,
     RemoteHealth,
+    SplitPart,
 )
 from server.gpu.nvml import GpuReading
 from server.service.devices import others_bytes_of, own_bytes_of
@@ -41,9 +42,10 @@ def health_router(service: Service) -> APIRouter:
     async def health() -> Response:
         """For whoever watches: 200, or 503 where an engine has broken down and nobody has asked it since."""
         faults = faults_of(fleet)
+        told = {"lost": dict(fleet.lost)} if fleet.lost else {}
         if faults:
-            return JSONResponse({"status": "error", "faults": faults}, status_code=503)
-        return JSONResponse({"status": "ok"})
+            return JSONResponse({"status": "error", "faults": faults, **told}, status_code=503)
+        return JSONResponse({"status": "ok", **told})
 
     async def ready() -> Response:
         """For whoever sends requests: 200 once each model that is loaded at the start is there, else 503;
@@ -112,8 +114,8 @@ def card_of(
 ) -> Card:
     """A card, with what is on it. ``device``: its name in the settings, as far as it is known."""
     told = asdict(reading)
-    here = [one for one in residents if device is not None and one.installed.entry.settings.device == device]
-    planned_bytes = sum(one.placement.vram_bytes for one in here)
+    here = [one for one in residents if device in one.installed.entry.settings.places]
+    planned_bytes = sum(one.placement.taken_on(device) for one in here) if device else 0
     own_bytes = own_bytes_of(reading, own_pid, uses_it=bool(here))
     return Card(
         **{name: value for name, value in told.items() if name != "processes"},
@@ -144,7 +146,10 @@ def model_of(resident: Resident) -> LoadedModel:
         expires_at=resident.expires_at,
         **asdict(resident.state),
         reduced=None if given_up is None else Reduced(**given_up),
-        plan=_plan_of_model(resident.placement),
+        split=None
+        if (parts := split_of(resident.placement)) is None
+        else [SplitPart(**part) for part in parts],
+        plan=_plan_of_model(resident.placement, entry.settings.device),
         cache=resident.tiers,
         figures=resident.figures,
     )
@@ -167,11 +172,12 @@ def remote_of(distant: Distant) -> RemoteHealth:
     )
 
 
-def _plan_of_model(placement: Placement) -> ModelPlan:
+def _plan_of_model(placement: Placement, device: str) -> ModelPlan:
+    """That of the device which the settings name first."""
     plan = asdict(placement.plan)
     on_cpu = placement.device == "CPU"
     return ModelPlan(
         **plan,
-        device_bytes=placement.host_bytes if on_cpu else placement.vram_bytes,
+        device_bytes=placement.host_bytes if on_cpu else placement.taken_on(device),
         host_bytes=0 if on_cpu else placement.host_bytes,
     )

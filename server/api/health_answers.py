@@ -20,6 +20,11 @@ class Health(BaseModel):
     faults: dict[str, str] = Field(
         default_factory=dict, description="Models whose engine broke down, and why."
     )
+    lost: dict[str, str] = Field(
+        default_factory=dict,
+        description="Models whose rpc servers ended the service, until they are loaded again, and why. All "
+        "others answer.",
+    )
 
 
 class Ready(BaseModel):
@@ -120,6 +125,16 @@ class ModelPlan(BaseModel):
     host_bytes: Bytes = Field(description="Host memory of a model on a card; 0 for one on the CPU.")
 
 
+class SplitPart(BaseModel):
+    """What a device has of a model that several share."""
+
+    device: str = Field(description="As the settings call it.")
+    number: int | None = Field(description="Which one behind an rpc server that has several.")
+    layers: int = Field(description="The output counts as one.")
+    bytes: Bytes
+    free_bytes: Bytes | None = Field(description="What the device had free before.")
+
+
 class LoadedModel(BaseModel):
     """A loaded model and its engine."""
 
@@ -136,6 +151,7 @@ class LoadedModel(BaseModel):
     kept_tokens: int
     fault: str | None
     reduced: Reduced | None
+    split: list[SplitPart] | None = Field(description="Null for a model that one device has alone.")
     plan: ModelPlan
     cache: CacheTiers
     figures: Figures

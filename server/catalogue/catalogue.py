@@ -279,6 +279,9 @@ class Catalogue:
                 "context": max(window, _SMALLEST_WINDOW_TOKENS),
                 "keep_alive": self._keep_alive,
                 "preload": False,
+                # Other machines' memory is lent to the model that needs it, not to whatever is pulled.
+                "devices": (),
+                "device_shares": (),
                 **placement,
             }
         )

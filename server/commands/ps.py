@@ -29,6 +29,7 @@ def ps(url: Url = None, config: Config = None, as_json: Json = False) -> None:
         right=("size", "context", "busy", "queued"),
     )
     for model in told["models"]:
+        _print_split(model)
         _print_what_gave_way(model)
 
 
@@ -43,6 +44,15 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
         str(slots["queued"]),
         _until(model),
     )
+
+
+def _print_split(model: Mapping[str, Any]) -> None:
+    parts = ", ".join(
+        f"{part['layers']} layers on {part['device']} ({size(part['bytes'])})"
+        for part in model.get("split") or ()
+    )
+    if parts:
+        typer.echo(f"{model['name']} is split: {parts}")
 
 
 def _until(model: Mapping[str, Any]) -> str:

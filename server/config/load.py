@@ -1,12 +1,14 @@
 """From all sources to one checked settings tree."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from server.config.devices import begins_with_a_device
 from server.config.errors import ConfigError
 from server.config.ollama import from_ollama
 from server.config.options import OPTIONS
@@ -27,7 +29,7 @@ def load_settings(file: Path | None, environ: Mapping[str, str], flags: Mapping[
         from_environment(environ),
         from_flags(flags),
     )
-    given = {key: entry for layer in layers for key, entry in layer.given.items()}
+    given = _with_first_devices({key: entry for layer in layers for key, entry in layer.given.items()})
     faults = [fault for layer in layers for fault in layer.faults]
     try:
         settings = Settings.model_validate(_nested(given))
@@ -37,6 +39,18 @@ def load_settings(file: Path | None, environ: Mapping[str, str], flags: Mapping[
     if faults:
         raise ConfigError(*faults)
     return _with_origins(_with_absolute_paths(settings, given, file, environ), given)
+
+
+def _with_first_devices(given: Mapping[str, Given]) -> dict[str, Given]:
+    """A ``device`` that nobody has set is the first of the ``devices`` that somebody has."""
+    first = {
+        key: replace(several, name=several.name.removesuffix("s"), value=several.value[0])
+        for key, entry in given.items()
+        if key.endswith(".device") and entry.origin is Origin.DEFAULT
+        # What is wrong with them is told of once, by their own check.
+        if (several := given[f"{key}s"]) and begins_with_a_device(several.value)
+    }
+    return {**given, **first}
 
 
 def _nested(given: Mapping[str, Given]) -> dict[str, Any]:

@@ -61,7 +61,9 @@ class Option:
             return "true or false"
         if get_origin(kind) is Literal:
             return "one of " + ", ".join(toml_text(choice) for choice in get_args(kind))
-        return "a list of texts" if get_origin(kind) is tuple else "a text"
+        if get_origin(kind) is tuple:
+            return "a list of whole numbers" if get_args(kind)[0] is int else "a list of texts"
+        return "a text"
 
     @property
     def is_bounded(self) -> bool:

@@ -10,14 +10,20 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_va
 from pydantic_core import PydanticCustomError
 
 from server.config.addresses import check_url
+from server.config.devices import (
+    check_device,
+    check_devices,
+    check_shares,
+    is_remote,
+    literal_address,
+    names_a_card,
+    refusal_of_public,
+    split_endpoint,
+)
 from server.config.durations import format_duration, parse_duration
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
-_DEVICE = re.compile(
-    r"cpu|(?:cuda|vulkan|sycl):(?:0|[1-9][0-9]?)"
-    r"|GPU-[0-9a-fA-F-]{4,36}|(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]"
-)
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _MODEL_NAME = re.compile(
     r"([a-z]+://)?(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
@@ -72,15 +78,6 @@ def _check_model_name(name: str) -> str:
     return name
 
 
-def _check_device(device: str) -> str:
-    if not _DEVICE.fullmatch(device):
-        raise ValueError(
-            'must be "cpu", "cuda:N" with the number of a CUDA device, such as "cuda:0", or the card\'s UUID '
-            '("GPU-...") or PCI address ("0000:01:00.0"), as nvidia-smi -L and -q show them'
-        )
-    return device
-
-
 def _check_abilities(abilities: tuple[str, ...]) -> tuple[str, ...]:
     wrong = [ability for ability in abilities if ability not in REMOTE_ABILITIES]
     if wrong:
@@ -131,10 +128,35 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
     path: Annotated[Path, BeforeValidator(_check_path)] = Field(
         description="The GGUF file. A relative path is taken from models_dir, and ~ is the home folder."
     )
-    device: Annotated[str, AfterValidator(_check_device)] = Field(
+    device: Annotated[str, AfterValidator(check_device)] = Field(
         description='Where the model runs: "cpu"; "cuda:N" for the CUDA device number N, such as "cuda:0"; '
         'an NVIDIA card by its UUID ("GPU-...") or PCI address ("0000:01:00.0"); or "vulkan:N" or "sycl:N" '
         "with a llama-cpp-python that was built for them.",
+    )
+    devices: Annotated[tuple[str, ...], AfterValidator(check_devices)] = Field(
+        default=(),
+        description="All devices that share the model, where one is too small: the first is of this machine "
+        'and need not be written as device, too; the others are as well, or "rpc://HOST:PORT" for '
+        "llama.cpp's ggml-rpc-server on another machine (see docs/rpc.md). Empty is device alone.",
+    )
+    device_shares: Annotated[tuple[int, ...], AfterValidator(check_shares)] = Field(
+        default=(),
+        description="How the layers are shared out, a number for each of devices: [1, 3] gives the second "
+        "three quarters. Empty goes by what each has free.",
+    )
+    rpc_public: bool = Field(
+        default=False,
+        strict=True,
+        description="Whether devices may name rpc servers on public addresses. Their protocol knows neither "
+        "keys nor encryption: see docs/rpc.md before you set it.",
+    )
+    rpc_patience_s: int = Field(
+        default=120,
+        strict=True,
+        ge=5,
+        le=86_400,
+        description="How long in seconds one step of a model that is split over rpc servers may take; after "
+        "that they count as lost, and the service ends so that its supervisor starts it again.",
     )
     context: int = Field(
         strict=True,
@@ -305,6 +327,45 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
             raise _conflict("flash_attention", 'must be "auto" or "on" with', "kv_type")
         return self
 
+    @model_validator(mode="after")
+    def _check_split(self) -> Self:
+        if self.devices and self.devices[0] != self.device:
+            raise _conflict("devices", "must begin with", "device")
+        if self.device_shares and len(self.device_shares) != max(len(self.devices), 1):
+            raise _conflict("device_shares", "must hold a number for each of", "devices")
+        if self.is_split and self.gpu_layers >= 0:
+            raise _conflict(
+                "gpu_layers", "must be -1, for device_shares says who gets how much, with", "devices"
+            )
+        if self.is_split and self.fit == "layers":
+            raise _conflict("fit", 'must be "auto" or "off", for the CPU may be one of them, with', "devices")
+        for device in self.remotes:
+            address = literal_address(split_endpoint(device)[0])
+            refused = address and not self.rpc_public and refusal_of_public(device, address)
+            if refused:
+                raise _conflict("devices", f"{refused}; now it is", "rpc_public")
+        return self
+
+    @property
+    def is_split(self) -> bool:
+        """Whether several devices share the model."""
+        return len(self.devices) > 1 and not self.is_elsewhere
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The devices that have a part of the model."""
+        return self.devices or (self.device,)
+
+    @property
+    def remotes(self) -> tuple[str, ...]:
+        """Those of them that are rpc servers."""
+        return tuple(device for device in self.devices if is_remote(device))
+
+    @property
+    def places_here(self) -> tuple[str, ...]:
+        """Those of them that are of this machine."""
+        return tuple(device for device in self.places if not is_remote(device))
+
     @property
     def is_elsewhere(self) -> bool:
         """Whether another server runs the model."""
@@ -318,12 +379,12 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
     @property
     def where(self) -> str:
         """Where the model runs, for people."""
-        return self.remote_url or self.device
+        return self.remote_url or " + ".join(self.places)
 
     @property
     def names_a_card(self) -> bool:
-        """Whether ``device`` is the UUID or the PCI address of a card."""
-        return re.match(r"cpu|[a-z]+:[0-9]{1,2}$", self.device) is None
+        """Whether one of ``places`` is the UUID or the PCI address of a card."""
+        return any(names_a_card(device) for device in self.places)
 
     @property
     def set_by_user(self) -> frozenset[str]:
@@ -576,6 +637,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def resolved_models_dir(self) -> Path:
         """The folder of the GGUF files, whether it was set or not."""
         return self.models_dir or Path(__file__).resolve().parents[2] / "models"
+
+    @property
+    def has_split_models(self) -> bool:
+        """Whether several devices share a model."""
+        return self.generator.is_split or self.helper.is_split
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

@@ -54,6 +54,7 @@ def examine(settings: Settings, config: Path | None, *, verify: bool) -> Report:
         *map(plan.judge_plan, planned),
         *map(ports.judge_port, listening),
         *crashes.judge_crashes(crash_folder(settings.cache_dir), _crashes(settings)),
+        *_remote_checks(settings),
         access.look_at_access(settings),
         units.judge_unit(units.look_at_unit()),
         units.judge_ollama(units.active_ollama_units()),
@@ -113,6 +114,14 @@ def _model_checks(catalogue: Catalogue, *, verify: bool) -> Iterator[Check]:
 
 def _crashes(settings: Settings) -> tuple[Crash, ...]:
     return tuple(Crashes(crash_folder(settings.cache_dir)).in_force().values())
+
+
+def _remote_checks(settings: Settings) -> Iterator[Check]:
+    if settings.has_split_models:
+        from server.doctor.remotes import judge_lost  # noqa: PLC0415
+        from server.service.remotes import remembered  # noqa: PLC0415
+
+        yield from judge_lost(remembered(crash_folder(settings.cache_dir)))
 
 
 def _folder_checks(settings: Settings, catalogue: Catalogue) -> Iterator[Check]:

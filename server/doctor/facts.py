@@ -98,6 +98,8 @@ class Planned:
     refusal: str | None = None
     reduced: str | None = None
     """What it would have to do without, and why."""
+    split: dict[str, int] | None = None
+    """Bytes that it takes of each device, of a model that several share."""
     unreadable: bool = False
     running: bool = False
     loaded: bool | None = False

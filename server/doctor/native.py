@@ -94,12 +94,24 @@ class Shared(Devices):
 
 def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Iterator[Planned]:
     """One after the other, as the service loads them: what the first takes is not there for the second."""
-    placements = Placements(devices)
+    placements = _placements(catalogue, devices)
     for entry in catalogue.configured_here:
         planned = _plan(entry, catalogue, placements, risks)
         if planned.refusal is None:
             devices.taken_bytes[planned.device] += (planned.total_bytes or 0) - (planned.margin_bytes or 0)
+            for device, taken_bytes in (planned.split or {}).items():
+                if device != planned.device:
+                    devices.taken_bytes[device] += taken_bytes
         yield planned
+
+
+def _placements(catalogue: Catalogue, devices: Devices) -> Placements:
+    if not any(entry.settings.is_split for entry in catalogue.configured_here):
+        return Placements(devices)
+    from server.service.remotes import Remotes  # noqa: PLC0415
+    from server.service.splitting import SplitPlacements  # noqa: PLC0415
+
+    return SplitPlacements(devices, Remotes(None))
 
 
 def _plan(entry: Entry, catalogue: Catalogue, placements: Placements, risks: Risks) -> Planned:
@@ -136,6 +148,7 @@ def _placed(entry: Entry, placement: Placement, free_bytes: int | None) -> Plann
         total_bytes=plan.total_bytes,
         free_bytes=free_bytes,
         reduced=str(placement.reduced) if placement.reduced else None,
+        split=None if placement.split is None else placement.split.taken_bytes,
     )
 
 

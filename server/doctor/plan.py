@@ -48,14 +48,18 @@ def judge_plan(planned: Planned) -> Check:
     if planned.reduced is not None:
         found = f"{planned.model} fits on {planned.device} with less: {planned.reduced}"
         return warning("plan", found, "docs/tuning.md says what gives way", subject=planned.role)
+    return ok("plan", f"{planned.model} fits {_fitting(planned)}", subject=planned.role)
+
+
+def _fitting(planned: Planned) -> str:
+    """Where, and how much it takes."""
+    if planned.split is not None:
+        parts = (f"{_mib(size_bytes)} MiB on {device}" for device, size_bytes in planned.split.items())
+        return f"split: {', '.join(parts)}"
     free = (
         "of unknown free memory" if planned.free_bytes is None else f"of {_mib(planned.free_bytes)} MiB free"
     )
-    return ok(
-        "plan",
-        f"{planned.model} fits on {planned.device}: {_mib(planned.total_bytes)} MiB {free}",
-        subject=planned.role,
-    )
+    return f"on {planned.device}: {_mib(planned.total_bytes)} MiB {free}"
 
 
 def _running(entry: Entry, running: Running) -> Planned:

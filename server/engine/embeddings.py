@@ -201,7 +201,9 @@ class Embedder:
     def _open(self) -> _Opened:
         header = read_header(self.spec.path)
         _refuse_without_pooling(header)
-        model = self._library.load_model(self.spec.path, self.spec.device, self.spec.gpu_layers)
+        model = self._library.load_model(
+            self.spec.path, self.spec.device, self.spec.gpu_layers, shares=self.spec.shares
+        )
         longest_tokens = min(self.spec.context_tokens, model.trained_context_tokens)
         shape = _shape(self.spec, header, longest_tokens)
         try:

@@ -231,7 +231,9 @@ class Engine:
 
     def _open(self) -> "_Opened":
         spec = self.spec
-        model = self._library.load_model(spec.path, spec.device, spec.gpu_layers, self._progress)
+        model = self._library.load_model(
+            spec.path, spec.device, spec.gpu_layers, self._progress, shares=spec.shares
+        )
         try:
             context = self._new_context(model, spec.context_tokens)
         except ServiceError:
@@ -337,7 +339,7 @@ class Engine:
             sequences=spec.sequences,
             outputs=spec.outputs,
             sequence_outputs=spec.draft_tokens + 1,
-            threads=spec.threads or default_threads(on_gpu=spec.on_gpu),
+            threads=spec.threads or default_threads(on_gpu=spec.cpu_waits),
             kv_type=spec.kv_type,
             flash_attention=spec.flash_attention,
             on_gpu=spec.on_gpu,

@@ -11,12 +11,23 @@ _THREADS_BESIDE_A_GPU = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """``layers`` of a model on a device, the output counting as one: on one of this machine by ggml's name,
+    or on device ``number`` of the rpc server at ``device``, which is ``address:port`` then."""
+
+    device: str
+    layers: int
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """How to load a model. ``device`` is ggml's name for it (``CPU``, ``CUDA0``); ``gpu_layers`` -1 is all;
     ``flash_attention`` is ``on``, ``off`` or ``auto``; ``threads`` 0 is what :func:`default_threads` finds.
 
     ``stall_s`` is how long a prompt that is being read may hold up other answers, ``draft_tokens`` how
     many may be guessed at once. ``digest`` names the file's content; states go to ``cache_dir`` under it.
+    ``shares``: what each of several devices has of the model; none: ``device`` has all of it.
     """
 
     path: Path
@@ -35,11 +46,17 @@ class EngineSpec:
     host_cache_bytes: int = 0
     cache_dir: Path | None = None
     disk_cache_bytes: int = 0
+    shares: tuple[Share, ...] = ()
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU computes."""
-        return self.device != "CPU" and self.gpu_layers != 0
+        """Whether something else than the CPU of this machine computes."""
+        return (self.device != "CPU" and self.gpu_layers != 0) or bool(self.shares)
+
+    @property
+    def cpu_waits(self) -> bool:
+        """Whether the CPU of this machine has no layers of its own."""
+        return self.on_gpu and not any(share.device == "CPU" and share.layers for share in self.shares)
 
     @property
     def sequences(self) -> int:

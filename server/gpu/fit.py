@@ -77,15 +77,16 @@ def ladders(
 def fitting_plan(
     wished: Tuning, steps: Ladders, needs: Callable[[Tuning], MemoryPlan], free_bytes: int
 ) -> Tuning | None:
-    """The best that fits into ``free_bytes``; None where nothing does.
+    """The best that fits into ``free_bytes``; None where nothing does."""
+    return best(wished, steps, lambda tuning: needs(tuning).total_bytes > free_bytes)
+
+
+def best(wished: Tuning, steps: Ladders, is_too_much: Callable[[Tuning], bool]) -> Tuning | None:
+    """The best that is not too much; None where all is.
 
     What is missed most comes first: as much of it as fits with all else given up, then as much of the next,
     and so on. So nothing is given up in vain, and nothing for the sake of what is missed less.
     """
-
-    def is_too_much(tuning: Tuning) -> bool:
-        return needs(tuning).total_bytes > free_bytes
-
     found = least(wished, steps)
     if is_too_much(found):
         return None

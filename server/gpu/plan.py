@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 
 from server.engine.embeddings import is_causal
 from server.engine.gguf.header import GgufHeader
@@ -39,15 +40,28 @@ class MemoryPlan:
         return self.kv_bytes + self.computing_bytes
 
     @property
+    def taken_bytes(self) -> int:
+        """All but the margin."""
+        return self.weights_bytes + self.working_bytes
+
+    @property
     def total_bytes(self) -> int:
         """All of it, the margin included."""
-        return self.weights_bytes + self.working_bytes + self.margin_bytes
+        return self.taken_bytes + self.margin_bytes
 
     def __str__(self) -> str:
         return (
             f"weights {_mib_up(self.weights_bytes)}, context {_mib_up(self.kv_bytes)}, "
             f"compute {_mib_up(self.computing_bytes)}, margin {_mib_up(self.margin_bytes)}"
         )
+
+
+def sum_of(plans: Iterable[MemoryPlan]) -> MemoryPlan:
+    """What several of them take together."""
+    totals: Counter[str] = Counter()
+    for plan in plans:
+        totals.update(asdict(plan))
+    return MemoryPlan(**{part.name: totals[part.name] for part in fields(MemoryPlan)})
 
 
 def plan_memory(header: GgufHeader, shape: Shape, *, margin_bytes: int) -> MemoryPlan:
@@ -76,6 +90,39 @@ def plan_memory(header: GgufHeader, shape: Shape, *, margin_bytes: int) -> Memor
         compute_bytes=compute_bytes + _largest_tensor(header, first_here) if parts_here else 0,
         margin_bytes=margin_bytes,
         scratch_bytes=step.scratch(on_gpu=True) if has_layers else 0,
+    )
+
+
+def plan_layers(
+    header: GgufHeader, shape: Shape, layers: range, *, margin_bytes: int, on_gpu: bool | None
+) -> MemoryPlan:
+    """What a device takes that has some ``layers`` of a model, the output counting as the last.
+
+    ``on_gpu`` None: it is not known whether a GPU computes there, and the larger of both is planned.
+    """
+    step, output = Step(header, shape), header.block_count or 0
+    kinds = (True, False) if on_gpu is None else (on_gpu,)
+    repeating = sum(layer < output for layer in layers)
+    by_part = _bytes_by_part(header)
+    compute_bytes = max((step.layers(on_gpu=kind) for kind in kinds), default=0) if repeating else 0
+    return MemoryPlan(
+        weights_bytes=sum(by_part[layer] for layer in layers),
+        kv_bytes=_share(_memory_bytes(header, shape), repeating, output),
+        compute_bytes=max(compute_bytes, step.logits() if output in layers else 0),
+        margin_bytes=margin_bytes,
+        scratch_bytes=max(step.scratch(on_gpu=kind) for kind in kinds) if repeating else 0,
+    )
+
+
+def plan_beside_split(header: GgufHeader, shape: Shape) -> MemoryPlan:
+    """What the host takes for a model of which others have all layers: tokens go in, logits come out."""
+    step = Step(header, shape)
+    return MemoryPlan(
+        weights_bytes=sum(tensor.size_bytes for tensor in header.tensors if _is_input(tensor.name)),
+        kv_bytes=0,
+        compute_bytes=step.beside_a_gpu(),
+        margin_bytes=0,
+        output_bytes=step.outputs(),
     )
 
 
@@ -157,8 +204,12 @@ def _tensors(header: GgufHeader) -> list[tuple[int, int]]:
     return [(_part(tensor.name, output, tied), tensor.size_bytes) for tensor in header.tensors]
 
 
+def _is_input(tensor_name: str) -> bool:
+    return tensor_name.startswith("token_embd.")
+
+
 def _part(tensor_name: str, output: int, tied: bool) -> int:
-    if tensor_name.startswith("token_embd.") and not tied:
+    if _is_input(tensor_name) and not tied:
         return _INPUT
     layer = _LAYER.match(tensor_name)
     return output if layer is None else int(layer[1])

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from server.catalogue import Catalogue, Role
+from server.catalogue import Catalogue, Entry, Role
 from server.config import Current
 from server.domain.chat import Message
 from server.domain.errors import ServiceError
@@ -47,7 +47,8 @@ class Ahead:
         self._summaries = summaries
         self._helper = catalogue.of(Role.HELPER)
         self._current = current
-        self._has_own_device = self._helper.settings.where != catalogue.of(Role.GENERATOR).settings.where
+        here, there = (_runs_on(entry) for entry in (self._helper, catalogue.of(Role.GENERATOR)))
+        self._has_own_device = here.isdisjoint(there)
         # Asked for each old result of each request: the disk need not be.
         self._chosen = lru_cache(_REMEMBERED)(self._choose)
         self._sessions: deque[tuple[Message, ...]] = deque(maxlen=_MOST_SESSIONS)
@@ -83,7 +84,7 @@ class Ahead:
 
     async def rest(self, device: str) -> None:
         """Stop for now, if it happens on ``device``; the next answer of a long session starts it again."""
-        if device == self._helper.settings.device:
+        if device in self._helper.settings.places:
             await self.close()
 
     async def close(self) -> None:
@@ -134,3 +135,9 @@ class Ahead:
         self._figures.ahead += 1
         logger.info("GPU1 ahead of need: %s %s, %d chars", result.tool, result.subject, len(words))
         return words
+
+
+def _runs_on(entry: Entry) -> frozenset[str]:
+    """The devices, or the server, that compute for a model."""
+    settings = entry.settings
+    return frozenset({settings.remote_url} if settings.is_elsewhere else settings.places)

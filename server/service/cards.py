@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from server.config import ModelSettings, Settings
+from server.config.devices import names_a_card
 from server.engine.llamacpp.devices import Device
 from server.engine.llamacpp.library import Library
 from server.gpu.nvml import Nvml
@@ -16,9 +17,9 @@ def with_cuda_numbers(settings: Settings, library: Library, nvml: Nvml) -> Setti
     What cannot be found stays as it is: loading that model then says what there is.
     """
     changed: dict[str, Any] = {
-        role: model.model_copy(update={"device": device})
+        role: model.model_copy(update=_numbered(model, library, nvml))
         for role, model in (("generator", settings.generator), ("helper", settings.helper))
-        if (device := _numbered(model, library, nvml)) is not None
+        if model.names_a_card
     }
     return settings.model_copy(update=changed)
 
@@ -37,8 +38,12 @@ def cuda_devices(devices: Iterable[Device]) -> list[CudaDevice]:
     ]
 
 
-def _numbered(model: ModelSettings, library: Library, nvml: Nvml) -> str | None:
-    if not model.names_a_card:
-        return None
-    index = cuda_index(model.device, cuda_devices(library.devices()), nvml.devices())
-    return None if index is None else f"cuda:{index}"
+def _numbered(model: ModelSettings, library: Library, nvml: Nvml) -> dict[str, Any]:
+    """The settings that name devices."""
+    cuda, cards = cuda_devices(library.devices()), nvml.devices()
+
+    def number(device: str) -> str:
+        index = cuda_index(device, cuda, cards) if names_a_card(device) else None
+        return device if index is None else f"cuda:{index}"
+
+    return {"device": number(model.device), "devices": tuple(map(number, model.devices))}

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from server.service.lasting import began, put_whole
+
 logger = logging.getLogger("llm-optimizer")
 
 FILE = "crashes.json"
 _MARKERS = "risk-*.json"
-_STARTED_FIELD = 19
-"""Of /proc/PID/stat, counted behind the name in parentheses: when the process began."""
-
 _MIB = 2**20
 _FIRST_REST = datetime.timedelta(hours=6)
 _MOST_DOUBLINGS = 6
@@ -68,7 +67,7 @@ class _Marker:
     @property
     def left_behind(self) -> bool:
         """Whether that process is no more."""
-        started = _started(self.pid)
+        started = began(self.pid)
         return started is None or started != self.started
 
 
@@ -102,7 +101,7 @@ class Crashes:
             left = _left_behind(folder)
             counted = _counted(_known(folder), left.values())
             if left:
-                _write(folder / FILE, _CRASHES.dump_json(counted))
+                put_whole(folder / FILE, _CRASHES.dump_json(counted))
             for path in left:
                 path.unlink(missing_ok=True)
             new += (counted[key] for key in dict.fromkeys(marker.key for marker in left.values()))
@@ -134,7 +133,18 @@ class Crashes:
         with _told_only(folder), self._lock:
             known = _known(folder)
             if known.pop(key, None) is not None:
-                _write(folder / FILE, _CRASHES.dump_json(known))
+                put_whole(folder / FILE, _CRASHES.dump_json(known))
+
+    def acquit(self) -> None:
+        """What this process is at does not end it: something else is about to, and it is known what."""
+        folder = self._folder
+        if folder is None:
+            return
+        with _told_only(folder), self._lock:
+            for path in folder.glob(_MARKERS):
+                marker = _read_marker(path)
+                if marker is not None and marker.pid == os.getpid():
+                    path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def risking(self, key: str, what: str, planned_bytes: int) -> Iterator[None]:
@@ -147,7 +157,7 @@ class Crashes:
         with _told_only(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             now, pid = datetime.datetime.now(datetime.UTC), os.getpid()
-            _write(path, _MARKER.dump_json(_Marker(key, what, planned_bytes, now, pid, _started(pid))))
+            put_whole(path, _MARKER.dump_json(_Marker(key, what, planned_bytes, now, pid, began(pid))))
         try:
             yield
         finally:
@@ -199,26 +209,6 @@ def _counted(known: Mapping[str, Crash], left: Iterable[_Marker]) -> dict[str, C
             shared=at_once[marker.pid, marker.started] > 1,
         )
     return counted
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        # What follows may take the whole machine's driver down.
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; None: there is none of that number."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return fields[_STARTED_FIELD] if len(fields) > _STARTED_FIELD else None
 
 
 def _minute(at: datetime.datetime) -> str:

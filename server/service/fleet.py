@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from server.catalogue import Catalogue, Entry, Installed
 from server.config import Current
@@ -39,6 +39,9 @@ from server.service.placement import NoRoom, Placement, Placements
 from server.service.risks import Risks
 from server.service.room import Idle, who_must_go
 from server.service.tally import Tally
+
+if TYPE_CHECKING:
+    from server.service.far import Far
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -100,11 +103,15 @@ class Fleet:
         current: Current,
         disk_cache: DiskCache,
         crashes: Crashes,
+        far: "Far | None" = None,
     ) -> None:
+        """``far`` None: each model has one device."""
         self._catalogue = catalogue
         devices = Devices(library, nvml)
-        self._placements = Placements(devices)
-        self._loader = Loader(catalogue, library, self._placements, disk_cache, Risks(crashes, devices))
+        self._far = far
+        self._placements = Placements(devices) if far is None else far.placements(devices)
+        risks, lending = Risks(crashes, devices), None if far is None else far.remotes.lending
+        self._loader = Loader(catalogue, library, self._placements, disk_cache, risks, lending=lending)
         self._current = current
         self._berths: dict[str, _Berth] = {}
         self._departing: set[_Berth] = set()
@@ -117,6 +124,11 @@ class Fleet:
         self.elsewhere = Elsewhere(catalogue, self.tally)
         for crash in crashes.look_back():
             self.faults.add("service", str(crash), crash.at)
+        self._loss = None
+        if far is not None:
+            self._loss = far.loss(self.faults, self.beats, self._answering)
+            for lost in far.remotes.look_back():
+                self.faults.add("service", str(lost), lost.at)
 
     @contextlib.asynccontextmanager
     async def lease(
@@ -164,7 +176,7 @@ class Fleet:
         """
         self._refuse_elsewhere(entry)
         self._refuse_when_full(entry)
-        await self.gate.passed(entry.settings.device, waits=waits)
+        await self._gate_passed(entry, waits=waits)
         async with self._held(entry, context_tokens, keep_alive_s) as loaded:
             if not isinstance(loaded, Loaded):
                 raise InvalidRequest(f'"{entry.name.display}" does not support chat: it is for embeddings')
@@ -183,7 +195,7 @@ class Fleet:
             InvalidRequest: it is none.
         """
         self._refuse_when_full(entry)
-        await self.gate.passed(entry.settings.device, waits=True)
+        await self._gate_passed(entry, waits=True)
         async with self._held(entry, None, keep_alive_s) as loaded:
             if not isinstance(loaded, LoadedEmbedder):
                 raise InvalidRequest(f'"{entry.name.display}" does not support embeddings')
@@ -283,14 +295,15 @@ class Fleet:
         margins: dict[str, int] = {}
         for berth in self._berths.values():
             if berth.loaded is not None:
-                device = berth.entry.settings.device
-                margins[device] = max(margins.get(device, 0), berth.loaded.placement.plan.margin_bytes)
+                margin_bytes = berth.loaded.placement.plan.margin_bytes
+                for device in berth.entry.settings.places_here:
+                    margins[device] = max(margins.get(device, 0), margin_bytes)
         return await asyncio.to_thread(self._placements.devices.sight, margins)
 
     async def spill(self, device: str) -> None:
         """Finished conversations on ``device`` go to host memory."""
         for berth in self._berths.values():
-            if berth.entry.settings.device == device and isinstance(berth.loaded, Loaded):
+            if device in berth.entry.settings.places and isinstance(berth.loaded, Loaded):
                 berth.loaded.engine.spill()
 
     async def leave(self, device: str, wanted_bytes: int) -> None:
@@ -298,6 +311,11 @@ class Fleet:
         idle = self._idle_on(device)
         leaving = who_must_go(wanted_bytes, idle) or [model.weights for model in idle]
         await self._make_room([self._berths[weights] for weights in leaving], "its device is short of memory")
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Models whose rpc servers ended the service, until they are loaded again, and why."""
+        return {} if self._far is None else {model: str(one) for model, one in self._far.lost.items()}
 
     def seen(self) -> Seen:
         """The last look at the cards, which :meth:`sight` takes each second; returns at once."""
@@ -312,6 +330,8 @@ class Fleet:
             self._stop_clock(berth)
             async with berth.lock:
                 await self._drop(berth)
+        if self._loss is not None:
+            await self._loss.close()
 
     @contextlib.asynccontextmanager
     async def _held(
@@ -342,7 +362,7 @@ class Fleet:
                 await self._drop(berth)
             if berth.loaded is None:
                 berth.entry = self._catalogue.in_memory(entry)
-                async with self._devices[entry.settings.device]:
+                async with self._locked(entry):
                     self._refuse_when_closed()
                     berth.loaded = await self._load(berth)
                     self.tally.begin(berth.entry.name.display, berth.loaded.engine.figures)
@@ -356,12 +376,14 @@ class Fleet:
 
         Idle models make room if need be; only if that is not enough, the model has to do with less.
         """
-        whole = True
+        settings, whole = berth.entry.settings, True
+        if self._loss is not None and settings.remotes:
+            self._loss.arm(berth.entry.name.display, settings.rpc_patience_s)
         while True:
             try:
                 return await asyncio.to_thread(self._loader.load, berth.entry, whole=whole)
             except NoRoom as refusal:
-                leaving = who_must_go(refusal.missing_bytes, self._idle_on(berth.entry.settings.device))
+                leaving = who_must_go(refusal.missing_bytes, self._idle_on(refusal.device or settings.device))
                 if not leaving and not whole:
                     raise
                 whole = whole and bool(leaving)
@@ -373,12 +395,12 @@ class Fleet:
         return [
             Idle(
                 weights,
-                berth.loaded.placement.freed_bytes,
+                berth.loaded.placement.freed_on(device),
                 berth.last_used_s,
                 stays=berth.entry.role is not None and math.isinf(berth.keep_alive_s),
             )
             for weights, berth in self._berths.items()
-            if berth.is_idle and berth.loaded is not None and berth.entry.settings.device == device
+            if berth.is_idle and berth.loaded is not None and device in berth.entry.settings.places
         ]
 
     async def _make_room(self, leaving: Sequence[_Berth], reason: str) -> None:
@@ -397,7 +419,7 @@ class Fleet:
             return
         name = loaded.installed.entry.name.display
         try:
-            async with self._devices[loaded.installed.entry.settings.device]:
+            async with self._locked(loaded.installed.entry):
                 await asyncio.to_thread(self._loader.grow, loaded, wanted)
         except ServiceError as error:
             logger.warning("%s keeps its context of %d tokens: %s", name, loaded.context_tokens, error)
@@ -417,7 +439,10 @@ class Fleet:
         before = await asyncio.to_thread(devices.free_on_gpu, placement.device)
         await asyncio.to_thread(loaded.engine.close)
         self.tally.end(loaded.engine.figures)
-        kept = await asyncio.to_thread(devices.kept_back, placement.device, placement.vram_bytes, before)
+        if self._far is not None:
+            self._far.remotes.give_back(berth.entry.name.display)
+        taken_bytes = placement.taken_on(berth.entry.settings.device)
+        kept = await asyncio.to_thread(devices.kept_back, placement.device, taken_bytes, before)
         if kept is not None:
             name = berth.entry.name.display
             logger.warning("%s: %s", name, kept)
@@ -467,6 +492,24 @@ class Fleet:
         # Who waited for it has got its error; if nobody waits any more, nobody needs it.
         if not task.cancelled():
             task.exception()
+
+    async def _gate_passed(self, entry: Entry, *, waits: bool) -> None:
+        for device in entry.settings.places:
+            await self.gate.passed(device, waits=waits)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, entry: Entry) -> AsyncIterator[None]:
+        """Nobody else takes memory of the model's devices meanwhile."""
+        async with contextlib.AsyncExitStack() as stack:
+            # In one order for all, so that no two models wait for each other.
+            for device in sorted(entry.settings.places):
+                await stack.enter_async_context(self._devices[device])
+            yield
+
+    def _answering(self) -> int:
+        """How many answers are under way."""
+        loaded = [berth.loaded for berth in self._berths.values() if berth.loaded is not None]
+        return sum(one.engine.state.running + one.engine.state.queued for one in loaded)
 
     def _refuse_when_full(self, entry: Entry) -> None:
         """Here and not only in the engine: a model that is still loading has a queue, too."""

@@ -97,7 +97,8 @@ class Gauges(Collector):
         yield from self._engines()
         yield from self._helper()
         yield from self._devices()
-        used = {one.installed.entry.settings.device for one in self._service.fleet.residents()}
+        residents = self._service.fleet.residents()
+        used = {device for one in residents for device in one.installed.entry.settings.places_here}
         yield from cards(self._service.fleet.seen(), used, os.getpid())
 
     def _service_now(self) -> Iterable[Metric]:

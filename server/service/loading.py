@@ -2,9 +2,11 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.catalogue import Catalogue, Entry, Installed
 from server.chat.template import ChatTemplate
@@ -16,6 +18,11 @@ from server.engine.spec import EngineSpec
 from server.service.loaded import Loaded, LoadedEmbedder
 from server.service.placement import MIB, Placement, Placements
 from server.service.risks import Risk, Risks
+
+if TYPE_CHECKING:
+    from server.service.remotes import Server
+
+    Lending = Callable[[str, Sequence[Server]], AbstractContextManager[None]]
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -42,12 +49,15 @@ class Loader:
         placements: Placements,
         disk_cache: DiskCache,
         risks: Risks,
+        *,
+        lending: "Lending | None" = None,
     ) -> None:
         self._catalogue = catalogue
         self._library = library
         self._placements = placements
         self._disk_cache = disk_cache
         self._risks = risks
+        self._lending = lending
         self._progress: dict[str, float] = {}
         self._stopping = False
 
@@ -72,12 +82,12 @@ class Loader:
         placement = self._placements.place(installed, whole=whole, crash=crash)
         if placement.reduced is not None:
             logger.warning("%s is loaded with less: %s", entry.name.display, placement.reduced)
-        with self._risks.taking(installed, Risk.LOAD, placement):
+        with self._lent(entry, placement), self._risks.taking(installed, Risk.LOAD, placement):
             loaded = self._take_place(installed, placement, started_s)
         logger.info(
             "%s loaded on %s in %.1f s: context %d tokens, %d slots",
             entry.name.display,
-            entry.settings.device,
+            placement.split or entry.settings.device,
             time.monotonic() - started_s,
             loaded.context_tokens,
             loaded.engine.state.slots,
@@ -98,6 +108,12 @@ class Loader:
         with self._risks.taking(installed, Risk.GROWTH, placement):
             loaded.engine.grow(context_tokens)
         loaded.placement = placement
+
+    def _lent(self, entry: Entry, placement: Placement) -> AbstractContextManager[None]:
+        """Other machines' memory, if the model has any, for as long as it is loaded."""
+        if self._lending is None or placement.split is None:
+            return nullcontext()
+        return self._lending(entry.name.display, placement.split.servers)
 
     def _take_place(
         self, installed: Installed, placement: Placement, started_s: float
@@ -155,4 +171,5 @@ def _spec(installed: Installed, placement: Placement, disk_cache: DiskCache) -> 
         host_cache_bytes=settings.host_cache_mib * MIB,
         cache_dir=disk_cache.folder,
         disk_cache_bytes=disk_cache.budget_bytes,
+        shares=() if placement.split is None else placement.split.shares,
     )

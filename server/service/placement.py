@@ -3,16 +3,21 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from server.catalogue import Installed
 from server.domain.errors import ModelLoadFailed
 from server.engine.embeddings import embedding_batch
-from server.engine.spec import logit_rows, sequences_of
+from server.engine.spec import Share, logit_rows, sequences_of
 from server.gpu.compute import Shape, uses_flash_attention
 from server.gpu.fit import Change, Ladders, Tuning, changes, fitting_plan, ladders, least, safer_bytes
-from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal
+from server.gpu.plan import MemoryPlan, plan_beside_gpu, plan_host_memory, plan_memory, refusal, sum_of
 from server.service.crashes import Crash
 from server.service.devices import Devices
+
+if TYPE_CHECKING:
+    from server.gpu.split import Part
+    from server.service.remotes import Server
 
 MIB = 2**20
 
@@ -23,11 +28,13 @@ _HOW_TO_FORGET = "it is tried again when that is forgotten: see llm-optimizer do
 
 
 class NoRoom(ModelLoadFailed):
-    """The device lacks ``missing_bytes`` for the model; the text has all the numbers."""
+    """The device lacks ``missing_bytes`` for the model; the text has all the numbers. ``device`` None: it is
+    the model's only one."""
 
-    def __init__(self, text: str, missing_bytes: int) -> None:
+    def __init__(self, text: str, missing_bytes: int, device: str | None = None) -> None:
         super().__init__(text)
         self.missing_bytes = missing_bytes
+        self.device = device
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ class Placement:
     device's memory.
 
     ``host_bytes`` is what stays in the computer's own memory. ``reduced`` None: all is as the settings say.
+    ``split``: the parts of a model that several devices share, the plan being that of the first of them.
     """
 
     device: str
@@ -55,6 +63,7 @@ class Placement:
     plan: MemoryPlan
     host_bytes: int
     reduced: Reduced | None = None
+    split: "Split | None" = None
 
     @property
     def context_tokens(self) -> int:
@@ -68,13 +77,48 @@ class Placement:
 
     @property
     def vram_bytes(self) -> int:
-        """What it takes of a GPU; 0 on the CPU."""
+        """What it takes of GPUs, and of other machines; 0 on the CPU."""
+        if self.split is not None:
+            return sum(part.taken_bytes for part in self.split.parts if part.device != "cpu")
         return 0 if self.device == "CPU" else self.plan.total_bytes - self.plan.margin_bytes
+
+    def taken_on(self, device: str) -> int:
+        """What it takes of a card that it is on, by the card's name in the settings."""
+        return self.vram_bytes if self.split is None else self.split.plan_on(device).taken_bytes
 
     @property
     def freed_bytes(self) -> int:
         """What its device has more once the model is gone. Mapped weights never count as taken on the CPU."""
         return self.plan.working_bytes if self.device == "CPU" else self.vram_bytes
+
+    def freed_on(self, device: str) -> int:
+        """The same for each of the devices that it is on, by their names in the settings."""
+        if self.split is None:
+            return self.freed_bytes
+        plan = self.split.plan_on(device)
+        return plan.working_bytes if device == "cpu" else plan.taken_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The parts of a model in the order of their layers, as they are planned and as the engine is told."""
+
+    parts: "tuple[Part, ...]"
+    shares: tuple[Share, ...]
+    servers: "tuple[Server, ...]"
+
+    def plan_on(self, device: str) -> MemoryPlan:
+        """What it takes of a device, which may be several behind a server."""
+        plans = [part.plan for part in self.parts if part.device == device]
+        return sum_of(plans)
+
+    @property
+    def taken_bytes(self) -> dict[str, int]:
+        """What it takes of each device."""
+        return {part.device: self.plan_on(part.device).taken_bytes for part in self.parts}
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.parts))
 
 
 Needs = Callable[[Tuning], MemoryPlan]
@@ -96,14 +140,14 @@ class Placements:
             ModelLoadFailed: the device is not there, or what may be given up does not make a crash unlikely.
         """
         entry = installed.entry
-        device, wished = self.devices.ggml_name(entry.settings.device, entry.section), _wished(installed)
-        steps, needs = _steps(installed, wished), partial(_plan, installed, device)
-        safe = wished if crash is None else _safer(installed, wished, steps, needs, crash)
+        device, wished = self.devices.ggml_name(entry.settings.device, entry.section), wished_of(installed)
+        steps, needs = steps_of(installed, wished), partial(_plan, installed, device)
+        safe = wished if crash is None else safer_of(installed, wished, steps, needs, crash)
         placement = _placement(installed, device, safe)
         free_bytes = self.devices.free_bytes(installed.entry.settings.device)
         refused = _refusal(installed, placement.plan, free_bytes)
         if refused is None or free_bytes is None:
-            reduced = None if crash is None else _reduced(installed, safe, str(crash))
+            reduced = None if crash is None else reduced_of(installed, safe, str(crash))
             return replace(placement, reduced=reduced)
         steps = {} if whole else steps
         found = fitting_plan(wished, steps, needs, free_bytes)
@@ -111,7 +155,7 @@ class Placements:
             raise _no_room(installed, refused, needs(least(wished, steps)), free_bytes, steps)
         # What comes after the numbers is a remedy, and has been applied.
         reason = refused.partition(";")[0]
-        return replace(_placement(installed, device, found), reduced=_reduced(installed, found, reason))
+        return replace(_placement(installed, device, found), reduced=reduced_of(installed, found, reason))
 
     def regrow(
         self,
@@ -142,10 +186,10 @@ class Placements:
         if refused is not None:
             raise _no_room(installed, refused, more, free_bytes or 0, {})
         reason = before.reduced and before.reduced.reason
-        return replace(after, reduced=_reduced(installed, after.tuning, reason) if reason else None)
+        return replace(after, reduced=reduced_of(installed, after.tuning, reason) if reason else None)
 
 
-def _wished(installed: Installed) -> Tuning:
+def wished_of(installed: Installed) -> Tuning:
     """What the settings say."""
     settings = installed.entry.settings
     return Tuning(
@@ -153,7 +197,7 @@ def _wished(installed: Installed) -> Tuning:
     )
 
 
-def _steps(installed: Installed, wished: Tuning) -> Ladders:
+def steps_of(installed: Installed, wished: Tuning) -> Ladders:
     """What may be given up: nothing that the user has set, and of a model that embeds nothing but tokens."""
     settings = installed.entry.settings
     if settings.fit == "off":
@@ -169,7 +213,7 @@ def _steps(installed: Installed, wished: Tuning) -> Ladders:
     )
 
 
-def _safer(installed: Installed, wished: Tuning, steps: Ladders, needs: Needs, crash: Crash) -> Tuning:
+def safer_of(installed: Installed, wished: Tuning, steps: Ladders, needs: Needs, crash: Crash) -> Tuning:
     """The best that leaves away enough of what ended the service."""
     safer = None
     if crash.times < MOST_CRASHES:
@@ -190,17 +234,18 @@ def _placement(installed: Installed, device: str, tuning: Tuning) -> Placement:
     plan = _plan(installed, device, tuning)
     if device == "CPU":
         return Placement(device, tuning, plan, plan.total_bytes - plan.margin_bytes)
-    beside = plan_beside_gpu(installed.header, _shape(installed, tuning))
+    beside = plan_beside_gpu(installed.header, shape_of(installed, tuning))
     return Placement(device, tuning, plan, beside.total_bytes)
 
 
 def _plan(installed: Installed, device: str, tuning: Tuning) -> MemoryPlan:
     margin_bytes = installed.entry.settings.memory_margin_mib * MIB
     plan_for = plan_host_memory if device == "CPU" else plan_memory
-    return plan_for(installed.header, _shape(installed, tuning), margin_bytes=margin_bytes)
+    return plan_for(installed.header, shape_of(installed, tuning), margin_bytes=margin_bytes)
 
 
-def _shape(installed: Installed, tuning: Tuning) -> Shape:
+def shape_of(installed: Installed, tuning: Tuning) -> Shape:
+    """What the model is loaded with, as far as memory depends on it."""
     settings = installed.entry.settings
     if installed.embeds:
         batch_tokens, sequences = embedding_batch(installed.header, tuning.batch, tuning.context)
@@ -234,9 +279,9 @@ def _no_room(
     return NoRoom(text, smallest.total_bytes - free_bytes)
 
 
-def _reduced(installed: Installed, tuning: Tuning, reason: str) -> Reduced | None:
+def reduced_of(installed: Installed, tuning: Tuning, reason: str) -> Reduced | None:
     """Where ``tuning`` falls short of the settings; None: nowhere. A window may have grown beyond them."""
-    wished = _wished(installed)
+    wished = wished_of(installed)
     wished = replace(wished, context=max(wished.context, tuning.context))
     section = installed.entry.section
     given_up = tuple(replace(one, setting=f"{section}.{one.setting}") for one in changes(wished, tuning))

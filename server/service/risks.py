@@ -36,7 +36,7 @@ class Risks:
         """Do it. What goes well and is no longer limited by a crash makes it forgotten."""
         key, settings = self._key(installed, risk), installed.entry.settings
         limited = self._crashes.last(key) is not None
-        what = f"{risk} {installed.entry.name.display} on {settings.device}"
+        what = f"{risk} {installed.entry.name.display} on {settings.where}"
         with self._crashes.risking(key, what, placement.plan.total_bytes):
             yield
         if not limited:

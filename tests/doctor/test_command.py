@@ -23,7 +23,8 @@ from tests.running import PROJECT, RunningServer, embedded_config, serving
 GPU_BUILD = """
 import llama_cpp.llama_cpp as binding
 binding.llama_print_system_info = lambda: b"CUDA : ARCHS = {architectures} | CPU : AVX2 = 1 | "
-binding.llama_supports_gpu_offload = lambda: True
+import server.engine.llamacpp.library as library
+library.has_gpu = lambda: True
 """
 DYING = """
 import os

@@ -1,6 +1,6 @@
 """A card is made to compute when a model is loaded; here the CPU stands in for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from server.engine.llamacpp.batch import Batch
 from server.engine.llamacpp.context import Context, DecodeResult
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
-from server.engine.spec import EngineSpec
+from server.engine.spec import EngineSpec, Share
 from tests.engine.listening import ask
 
 PROMPT = "What of the harbour, and who wrote it down?"
@@ -31,6 +31,7 @@ class WithACard(Library):
         progress: Callable[[float], bool] | None = None,
         *,
         dry: bool = False,
+        shares: Sequence[Share] = (),
     ) -> Model:
         return super().load_model(path, "CPU", 0, progress, dry=dry)
 

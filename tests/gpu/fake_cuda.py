@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from server.engine.llamacpp.context import Context, ContextShape
 from server.engine.llamacpp.devices import Device
 from server.engine.llamacpp.library import Library
 from server.engine.llamacpp.model import Model
+from server.engine.spec import Share
 from server.service.gate import Gate
 from tests.gpu.fake_nvml import NAMES, PCI_BUS_IDS, TOTAL_MIB
 
@@ -84,6 +85,7 @@ class FakeCuda(Library):
         progress: Callable[[float], bool] | None = None,
         *,
         dry: bool = False,
+        shares: Sequence[Share] = (),
     ) -> Model:
         model = super().load_model(path, "CPU", gpu_layers, progress, dry=dry)
         if device.startswith("CUDA"):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from server.api.figures import reduced
+from server.api.figures import reduced, split_of
 from server.api.ollama.wire import ShowBody
 from server.catalogue import Installed, Recipe
 from server.config import ModelSettings
@@ -64,7 +64,7 @@ def _parent(model: Installed) -> str:
 
 
 def resident(model: Resident) -> dict[str, Any]:
-    """An item of ``/api/ps``; ``state``, ``device``, ``reduced`` and ``slots`` are ours."""
+    """An item of ``/api/ps``; ``state``, ``device``, ``reduced``, ``split`` and ``slots`` are ours."""
     expires_at = model.expires_at or datetime.datetime.now(datetime.UTC) + FOR_EVER
     return {
         **_named(model.installed),
@@ -74,6 +74,7 @@ def resident(model: Resident) -> dict[str, Any]:
         "context_length": model.state.context_tokens,
         "state": "loaded",
         "reduced": reduced(model.placement),
+        **({"split": parts} if (parts := split_of(model.placement)) else {}),
         "slots": {
             "total": model.state.slots,
             "running": model.state.running,

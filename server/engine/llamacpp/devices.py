@@ -1,12 +1,16 @@
 """The devices that ggml can put a model on."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama_cpp._ggml import libggml
 
 from server.domain.errors import ModelLoadFailed
+
+_GPU_TYPES = (1, 2)
+"""GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU of ggml-backend.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +41,25 @@ class _DeviceProperties(ctypes.Structure):
 
 def all_devices() -> tuple[Device, ...]:
     """All devices that ggml knows, the CPU included."""
-    count = _ggml("ggml_backend_dev_count", ctypes.c_size_t)()
-    get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    count = ggml("ggml_backend_dev_count", ctypes.c_size_t)()
+    get = ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     return tuple(_describe(get(index)) for index in range(count))
+
+
+def has_gpu() -> bool:
+    """Whether there is a GPU of this machine that ggml can use; asks none of them anything."""
+    by_type = ggml("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)
+    return any(by_type(kind) for kind in _GPU_TYPES)
 
 
 def _describe(handle: int) -> Device:
     properties = _DeviceProperties()
-    fill = _ggml("ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_DeviceProperties))
+    fill = ggml("ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_DeviceProperties))
     fill(handle, ctypes.byref(properties))
     return Device(
         name=properties.name.decode(),
         description=properties.description.decode("utf-8", "replace"),
-        gpu=properties.type in (1, 2),
+        gpu=properties.type in _GPU_TYPES,
         pci_bus_id=properties.device_id.decode() if properties.device_id else None,
         memory_total_bytes=int(properties.memory_total),
         memory_free_bytes=int(properties.memory_free),
@@ -58,15 +68,28 @@ def _describe(handle: int) -> Device:
 
 def device_list(device: str) -> Any:
     """A NULL-terminated list of ggml devices; an empty one keeps a model off every GPU."""
-    if device == "CPU":
-        return (ctypes.c_void_p * 1)(None)
-    handle = _ggml("ggml_backend_dev_by_name", ctypes.c_void_p, ctypes.c_char_p)(device.encode())
+    return null_terminated([] if device == "CPU" else [device_handle(device)])
+
+
+def device_handle(device: str) -> int:
+    """ggml's handle of a device of this machine.
+
+    Raises:
+        ModelLoadFailed: there is none of that name.
+    """
+    handle: int | None = ggml("ggml_backend_dev_by_name", ctypes.c_void_p, ctypes.c_char_p)(device.encode())
     if not handle:
         raise ModelLoadFailed(f"this machine has no device {device}")
-    return (ctypes.c_void_p * 2)(handle, None)
+    return handle
 
 
-def _ggml(name: str, result: Any, *arguments: Any) -> Any:
+def null_terminated(handles: Sequence[int]) -> Any:
+    """A C list of them."""
+    return (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
+
+
+def ggml(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml's, as C declares it."""
     function = getattr(libggml, name)
     function.restype = result
     function.argtypes = list(arguments)
