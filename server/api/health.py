@@ -1,7 +1,7 @@
 """How the cards and the engines are."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,7 +41,7 @@ def health_router(service: Service) -> APIRouter:
 
     async def health() -> Response:
         """For whoever watches: 200, or 503 where an engine has broken down and nobody has asked it since."""
-        faults = faults_of(fleet)
+        faults = faults_of(_everywhere(fleet))
         told = {"lost": dict(fleet.lost)} if fleet.lost else {}
         if faults:
             return JSONResponse({"status": "error", "faults": faults, **told}, status_code=503)
@@ -53,7 +53,7 @@ def health_router(service: Service) -> APIRouter:
         there = {resident.installed.entry.weights for resident in fleet.residents()}
         wanted = [entry for entry in service.catalogue.configured if entry.settings.is_preloaded]
         missing = [entry.name.display for entry in wanted if entry.weights not in there]
-        faults = faults_of(fleet)
+        faults = faults_of(_everywhere(fleet))
         stopping = service.drain.begun
         fit = not (missing or faults or stopping)
         told = {"ready": fit, "stopping": stopping, "not_loaded": missing, "faults": faults}
@@ -90,11 +90,15 @@ def gpu_health(service: Service) -> GpuHealth:
     )
 
 
-def faults_of(fleet: Fleet) -> dict[str, str]:
+def faults_of(models: Iterable[Resident | Distant]) -> dict[str, str]:
     """What is wrong with which model; its next request loads it anew, or tries its server again."""
-    named = {one.installed.entry.name.display: one.state.fault for one in fleet.residents()}
-    named |= {one.installed.entry.name.display: one.state.fault for one in fleet.elsewhere.distant()}
+    named = {one.installed.entry.name.display: one.state.fault for one in models}
     return {name: fault for name, fault in named.items() if fault}
+
+
+def _everywhere(fleet: Fleet) -> Iterator[Resident | Distant]:
+    yield from fleet.residents()
+    yield from fleet.elsewhere.distant()
 
 
 def margins_of(guard: Guard) -> dict[str, Margin]:
