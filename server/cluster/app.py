@@ -1,0 +1,159 @@
+"""The application that Ray Serve runs: ``import_path: server.cluster.app:build``."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from server.cluster.ingress import Ingress
+from server.cluster.machine import Machine, settings_of
+from server.cluster.terms import Terms, terms_of
+from server.cluster.wire import Asked, NobodyThere, ReplicaLost, Said, Whole
+from server.logs import set_up_logging
+
+FACTS_EVERY_S = 2.0
+"""How often ingresses hear of models and conversations."""
+
+_ROUTERS: Mapping[str, str] = {
+    "prefix": "server.cluster.router:PrefixRouter",
+    "round_robin": "ray.serve.experimental.round_robin_router:RoundRobinRouter",
+    "least_loaded": "ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter",
+}
+
+
+class RayReplicas:
+    """All replicas behind a handle."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+        self._handle = handle.options(stream=True, method_name="answer")
+
+    async def ask(self, asked: Asked) -> AsyncGenerator[Said, None]:
+        """See :class:`server.cluster.ingress.Replicas`."""
+        said = self._handle.remote(asked)
+        ended = False
+        try:
+            async for one in said:
+                yield one
+            ended = True
+        except RayActorError as error:
+            ended = True
+            raise ReplicaLost(str(error)) from error
+        except (DeploymentUnavailableError, BackPressureError) as error:
+            ended = True
+            raise NobodyThere(str(error)) from error
+        finally:
+            if not ended:
+                said.cancel()
+
+    async def ask_all(self, asked: Asked, limit_s: float | None) -> list[Whole]:
+        """See :class:`server.cluster.ingress.Replicas`."""
+        try:
+            answers = self._handle.broadcast("whole", asked)
+            return await answers.results_async(timeout_s=limit_s)
+        except (RayActorError, TimeoutError) as error:
+            raise ReplicaLost(str(error)) from error
+        except DeploymentUnavailableError as error:
+            raise NobodyThere(str(error)) from error
+
+
+@serve.deployment(
+    name="Service",
+    num_replicas=1,
+    max_ongoing_requests=64,
+    graceful_shutdown_timeout_s=330,
+    health_check_period_s=10,
+    health_check_timeout_s=30,
+    # The cards are not Ray's to hand out: the service plans them itself, all of its machine's.
+    ray_actor_options={"num_cpus": 0},
+)
+class ServiceReplica:
+    """One machine's service. Its process is the machine's only one with models."""
+
+    async def __init__(self, terms: Terms) -> None:
+        name = serve.get_replica_context().replica_id.unique_id
+        settings = settings_of(terms.config, terms.listen)
+        set_up_logging(settings.log_level, settings.log_format)
+        self._machine = Machine(name, settings, lambda: settings_of(terms.config, terms.listen))
+        await self._machine.start()
+
+    async def answer(self, asked: Asked) -> AsyncGenerator[Said, None]:
+        """One request's answer; cancelled where the client hangs up."""
+        async with contextlib.aclosing(self._machine.answer(asked)) as said:
+            async for one in said:
+                yield one
+
+    async def whole(self, asked: Asked) -> Whole:
+        """The same in one piece."""
+        return await self._machine.whole(asked)
+
+    def check_health(self) -> None:
+        """Ray ends a replica for which this fails three times, and starts another."""
+        self._machine.check()
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Ray hands these facts to all routers."""
+        return await self._machine.facts()
+
+    def reconfigure(self, _user_config: Any) -> None:
+        """A changed ``user_config`` in the file: settings and keys are read again, nothing is restarted."""
+        self._machine.reload()
+
+    async def __del__(self) -> None:
+        """Ray calls it when answers under way have ended, or have taken ``graceful_shutdown_timeout_s``."""
+        await self._machine.stop(0)
+
+
+@serve.deployment(
+    name="Ingress",
+    # One is replaced while the other takes requests, and its successor is there before it goes.
+    num_replicas=2,
+    max_surge_percent=50,
+    max_ongoing_requests=4096,
+    graceful_shutdown_timeout_s=330,
+    ray_actor_options={"num_cpus": 0},
+)
+@serve.ingress()
+class IngressReplica:
+    """What Ray's proxies send requests to."""
+
+    def __init__(self, service: "DeploymentHandle[Any]", terms: Terms) -> None:
+        set_up_logging("warning", "text")
+        self._app = Ingress(RayReplicas(service), terms)
+
+    def __serve_build_asgi_app__(self) -> Ingress:
+        """Ray calls it after the constructor."""
+        return self._app
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application; see :class:`server.cluster.terms.Terms` for ``args``.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
+    return application(terms_of(args))
+
+
+def application(
+    terms: Terms, replicas: int | None = None, ingresses: int | None = None
+) -> serve.Application:
+    """The same with other numbers of replicas than the deployments' own."""
+    service = ServiceReplica.options(
+        request_router_config=_routing(terms), num_replicas=replicas or ServiceReplica.num_replicas
+    )
+    ingress = IngressReplica.options(num_replicas=ingresses or IngressReplica.num_replicas)
+    return ingress.bind(service.bind(terms), terms)
+
+
+def _routing(terms: Terms) -> RequestRouterConfig:
+    own = {"spill_requests": terms.spill_requests} if terms.policy == "prefix" else {}
+    return RequestRouterConfig(
+        request_router_class=_ROUTERS[terms.policy],
+        request_router_kwargs=own,
+        request_routing_stats_period_s=FACTS_EVERY_S,
+    )
