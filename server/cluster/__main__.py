@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--replicas", type=int, default=2, metavar="N", help="services (%(default)s)")
     run.add_argument("--ingresses", type=int, default=2, metavar="N", help="(%(default)s)")
     run.add_argument("--policy", default="prefix", help="prefix, round_robin or least_loaded (%(default)s)")
-    run.add_argument("--temp-dir", type=Path, metavar="DIR", help="for Ray's files; short, in place of /tmp/ray")
+    run.add_argument("--temp-dir", type=Path, metavar="DIR", help="a short path for Ray's files")
     check = commands.add_parser("check", help="say what is wrong with a configuration file for serve deploy")
     check.add_argument("file", type=Path)
     return options

@@ -30,7 +30,7 @@ class Has(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A replica that may be asked. ``load`` are its requests under way; ``has`` is for the request's model."""
+    """A replica that may be asked: ``load`` counts its requests, ``has`` is for the request's model."""
 
     name: str
     load: int
@@ -128,5 +128,5 @@ def _rank_of_newcomer(
 
 
 def _distance(root: bytes, name: str) -> bytes:
-    """Rendezvous hashing: for each conversation another order, which a replica more or less hardly changes."""
+    """Rendezvous hashing: each conversation has its own order, which one replica more hardly changes."""
     return hashlib.blake2b(root + name.encode(), digest_size=8).digest()

@@ -54,27 +54,18 @@ class RayReplicas:
         """See :class:`server.cluster.ingress.Replicas`."""
         try:
             answers = self._handle.broadcast("whole", asked)
-            return await answers.results_async(timeout_s=limit_s)
+            wholes: list[Whole] = await answers.results_async(timeout_s=limit_s)
         except (RayActorError, TimeoutError) as error:
             raise ReplicaLost(str(error)) from error
         except DeploymentUnavailableError as error:
             raise NobodyThere(str(error)) from error
+        return wholes
 
 
-@serve.deployment(
-    name="Service",
-    num_replicas=1,
-    max_ongoing_requests=64,
-    graceful_shutdown_timeout_s=330,
-    health_check_period_s=10,
-    health_check_timeout_s=30,
-    # The cards are not Ray's to hand out: the service plans them itself, all of its machine's.
-    ray_actor_options={"num_cpus": 0},
-)
 class ServiceReplica:
     """One machine's service. Its process is the machine's only one with models."""
 
-    async def __init__(self, terms: Terms) -> None:
+    async def __init__(self, terms: Terms) -> None:  # type: ignore[misc]  # Ray awaits it
         name = serve.get_replica_context().replica_id.unique_id
         settings = settings_of(terms.config, terms.listen)
         set_up_logging(settings.log_level, settings.log_format)
@@ -108,15 +99,6 @@ class ServiceReplica:
         await self._machine.stop(0)
 
 
-@serve.deployment(
-    name="Ingress",
-    # One is replaced while the other takes requests, and its successor is there before it goes.
-    num_replicas=2,
-    max_surge_percent=50,
-    max_ongoing_requests=4096,
-    graceful_shutdown_timeout_s=330,
-    ray_actor_options={"num_cpus": 0},
-)
 @serve.ingress()
 class IngressReplica:
     """What Ray's proxies send requests to."""
@@ -130,6 +112,28 @@ class IngressReplica:
         return self._app
 
 
+SERVICE: Any = serve.deployment(
+    name="Service",
+    num_replicas=1,
+    max_ongoing_requests=64,
+    graceful_shutdown_timeout_s=330,
+    health_check_period_s=10,
+    health_check_timeout_s=30,
+    # The cards are not Ray's to hand out: the service plans them itself, all of its machine's.
+    ray_actor_options={"num_cpus": 0},
+)(ServiceReplica)
+INGRESS: Any = serve.deployment(
+    name="Ingress",
+    # One is replaced while the other takes requests, and its successor is there before it goes.
+    num_replicas=2,
+    max_surge_percent=50,
+    max_ongoing_requests=4096,
+    graceful_shutdown_timeout_s=330,
+    ray_actor_options={"num_cpus": 0},
+)(IngressReplica)
+"""What they are unless the file says otherwise."""
+
+
 def build(args: dict[str, Any]) -> serve.Application:
     """The application; see :class:`server.cluster.terms.Terms` for ``args``.
 
@@ -139,14 +143,12 @@ def build(args: dict[str, Any]) -> serve.Application:
     return application(terms_of(args))
 
 
-def application(
-    terms: Terms, replicas: int | None = None, ingresses: int | None = None
-) -> serve.Application:
+def application(terms: Terms, replicas: int | None = None, ingresses: int | None = None) -> serve.Application:
     """The same with other numbers of replicas than the deployments' own."""
-    service = ServiceReplica.options(
-        request_router_config=_routing(terms), num_replicas=replicas or ServiceReplica.num_replicas
+    service = SERVICE.options(
+        request_router_config=_routing(terms), num_replicas=replicas or SERVICE.num_replicas
     )
-    ingress = IngressReplica.options(num_replicas=ingresses or IngressReplica.num_replicas)
+    ingress = INGRESS.options(num_replicas=ingresses or INGRESS.num_replicas)
     return ingress.bind(service.bind(terms), terms)
 
 

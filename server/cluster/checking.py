@@ -47,7 +47,8 @@ def _checked(application: Mapping[str, Any], http: Mapping[str, Any]) -> Finding
     bound = http.get("host", "0.0.0.0"), http.get("port", 8000)  # noqa: S104  # Ray's defaults
     if (host, port) != bound:
         faults.append(
-            f'args.listen is "{terms.listen}", but http_options say {bound[0]}:{bound[1]}: let both say the same'
+            f'args.listen is "{terms.listen}", but http_options say {bound[0]}:{bound[1]}: '
+            "let both say the same"
         )
     if application.get("route_prefix", "/") != "/":
         faults.append("route_prefix must be /, for clients look for /api and /v1 there")

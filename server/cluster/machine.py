@@ -142,7 +142,7 @@ class Machine:
         }
 
     def reload(self) -> None:
-        """Read settings and keys again, as SIGHUP does; where they are wrong all stays, and the log says so."""
+        """Read settings and keys again, as SIGHUP does; where they are wrong all stays, as the log says."""
         prepared = [self._service.catalogue.read_again, log_level, keys_and_limits(self._access)]
         Reload(self._service.current, self._read_again, prepared).run()
 

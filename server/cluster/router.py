@@ -14,7 +14,7 @@ from server.cluster.beginnings import Beginnings
 from server.cluster.wire import Asked
 
 
-class PrefixRouter(RequestRouter):
+class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray is Any to mypy
     """Sends a conversation to the replica that holds its beginning. One for each ingress."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -38,9 +38,7 @@ class PrefixRouter(RequestRouter):
         candidates = [self._candidate(name, replica, begins) for name, replica in named.items()]
         return [[named[name]] for name in order(begins, candidates, self._holders, self._spill)]
 
-    def on_request_routed(
-        self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
-    ) -> None:
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """The replica has taken it, and reads it now."""
         self._holders.learn(_beginnings(pending_request), replica_id.unique_id)
         self._under_way[replica_id.unique_id].add(pending_request.metadata.internal_request_id)

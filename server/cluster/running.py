@@ -9,12 +9,12 @@ from types import FrameType
 # Nothing is told to anybody outside, and nothing is drawn into a terminal.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
-from ray import serve  # noqa: E402
+import ray
+from ray import serve
 
-from server.cluster.app import application  # noqa: E402
-from server.cluster.terms import Terms  # noqa: E402
-from server.config import split_address  # noqa: E402
+from server.cluster.app import application
+from server.cluster.terms import Terms
+from server.config import split_address
 
 OBJECT_STORE_BYTES = 200 * 2**20
 APPLICATION = "llm-optimizer"

@@ -1,6 +1,6 @@
 """What travels between the ingress and a machine's service."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from server.cluster.beginnings import Beginnings
 
@@ -16,7 +16,7 @@ class Asked:
     client: tuple[str, int] | None
     scheme: str
     body: bytes
-    begins: Beginnings = Beginnings()
+    begins: Beginnings = field(default_factory=Beginnings)
 
     def header(self, name: bytes) -> str:
         """The first header of this name; empty where there is none."""
