@@ -46,8 +46,8 @@ class Report:
     def _talks(self) -> list[str]:
         head = "| policy | ingresses | turns | found their prefix | prompt tokens | read anew | took |"
         rows = [
-            f"| {one.policy} | {one.ingresses} | {len(one.turns)} | {one.share:.0%} | {one.prompt_tokens:,} | "
-            f"{one.read_tokens:,} | {one.seconds:.0f} s |"
+            f"| {one.policy} | {one.ingresses} | {len(one.turns)} | {one.share:.0%} | "
+            f"{one.prompt_tokens:,} | {one.read_tokens:,} | {one.seconds:.0f} s |"
             for one in self.talked
         ]
         return [head, "|---|---|---|---|---|---|---|", *rows]

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from bench.cluster.own_cluster import OwnCluster, own_cluster
-from bench.cluster.talking import TIMEOUT_S, Conversation, Turn, hit_share
+from bench.cluster.talking import ANSWER_TOKENS, TIMEOUT_S, Conversation, Turn, hit_share
 
 KILLED_AFTER_TURNS = 2
 LONG_ANSWER_TOKENS = 96
@@ -115,7 +115,7 @@ async def _talk(cluster: OwnCluster, number: int, turns: int) -> list[Turn]:
         return [turn for one in talks for turn in one.turns]
 
 
-async def _go_on(talk: Conversation, turns: int, *, stream: bool, answer_tokens: int = 24) -> None:
+async def _go_on(talk: Conversation, turns: int, *, stream: bool, answer_tokens: int = ANSWER_TOKENS) -> None:
     for _ in range(turns):
         await talk.say(stream=stream, answer_tokens=answer_tokens)
 
@@ -162,7 +162,7 @@ async def _begun(cluster: OwnCluster, client: httpx.AsyncClient, number: int) ->
 
 async def _until_answers(talks: Sequence[Conversation], turns: int) -> None:
     """Until a quarter of the conversations have so many: then the others are in the middle of theirs."""
-    while sum(len(one.turns) >= turns for one in talks) < len(talks) / 4:
+    while sum(len(one.turns) >= turns for one in talks) < len(talks) / 4:  # noqa: ASYNC110
         await asyncio.sleep(0.05)  # nobody tells when a turn has ended
 
 

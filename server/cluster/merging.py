@@ -91,9 +91,11 @@ def _union(list_key: str, name_key: str) -> Callable[[Sequence[Whole]], Whole]:
     """Each name once: what one machine has, the cluster has."""
 
     def merge(wholes: Sequence[Whole]) -> Whole:
-        read = [_read(whole) for whole in wholes]
-        found = {item[name_key]: item for told in reversed(read) for item in reversed(told.get(list_key, []))}
-        return _json(200, {**read[0], list_key: list(reversed(found.values()))})
+        read, found = [_read(whole) for whole in wholes], dict[str, Any]()
+        for told in read:
+            for item in told.get(list_key, []):
+                found.setdefault(item[name_key], item)
+        return _json(200, {**read[0], list_key: list(found.values())})
 
     return merge
 
