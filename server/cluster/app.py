@@ -1,23 +1,31 @@
 """The application that Ray Serve runs: ``import_path: server.cluster.app:build``."""
 
 import contextlib
+import os
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.config import RequestRouterConfig
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
-
 from server.cluster.ingress import Ingress
+from server.cluster.installed import NotInstalled
 from server.cluster.machine import Machine, settings_of
 from server.cluster.terms import Terms, terms_of
 from server.cluster.wire import Asked, NobodyThere, ReplicaLost, Said, Whole
 from server.logs import set_up_logging
 
+try:
+    from ray import serve
+    from ray.exceptions import RayActorError
+    from ray.serve.config import RequestRouterConfig
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+    from ray.serve.handle import DeploymentHandle
+except ModuleNotFoundError as error:
+    raise NotInstalled from error
+
 FACTS_EVERY_S = 2.0
 """How often ingresses hear of models and conversations."""
+
+_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+"""Where this is 1, Ray puts HAProxy in front, and every request comes from that."""
 
 _ROUTERS: Mapping[str, str] = {
     "prefix": "server.cluster.router:PrefixRouter",
@@ -105,7 +113,8 @@ class IngressReplica:
 
     def __init__(self, service: "DeploymentHandle[Any]", terms: Terms) -> None:
         set_up_logging("warning", "text")
-        self._app = Ingress(RayReplicas(service), terms)
+        knows_clients = os.environ.get(_HAPROXY, "0") != "1"
+        self._app = Ingress(RayReplicas(service), terms, knows_clients=knows_clients)
 
     def __serve_build_asgi_app__(self) -> Ingress:
         """Ray calls it after the constructor."""

@@ -68,9 +68,11 @@ class Unavailable(ServiceError):
 class Ingress:
     """An ASGI application."""
 
-    def __init__(self, replicas: Replicas, terms: Terms) -> None:
+    def __init__(self, replicas: Replicas, terms: Terms, *, knows_clients: bool = True) -> None:
+        """``knows_clients``: the addresses that requests come from are their clients'."""
         self._replicas = replicas
         self._terms = terms
+        self._knows_clients = knows_clients
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -96,6 +98,9 @@ class Ingress:
                 "model files are not uploaded through a cluster: put the file onto each machine, or pull it"
             )
         asked, body = await _read(scope, receive, most_bytes, name)
+        if not self._knows_clients:
+            # A proxy on this machine must not pass for a client on it, who may change models.
+            asked = replace(asked, client=None)
         match reach_of(asked.method, asked.path, body):
             case Reach.ONE:
                 await self._by_one(asked, _Client(receive), sending)

@@ -8,6 +8,8 @@ from types import FrameType
 
 # Nothing is told to anybody outside, and nothing is drawn into a terminal.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's word, on every system, for: all within this machine. Else its own ports are open to the network.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 import ray
 from ray import serve

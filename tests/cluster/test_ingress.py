@@ -206,3 +206,16 @@ def test_one_answer_is_made_of_those_of_all() -> None:
     assert replicas.asked[0].header(b"accept").startswith("text/plain")
     assert ask(replicas, "HEAD", "/api/tags").content == b""
     assert ask(Scripted(wholes=ReplicaLost("b is away")), "GET", "/health").status_code == 503
+
+
+def test_a_proxy_on_the_same_machine_is_no_client_on_it() -> None:
+    for knows, client in ((True, ("127.0.0.1", 123)), (False, None)):
+        replicas = Scripted(fine("a", b"{}"))
+        transport = httpx.ASGITransport(app=Ingress(replicas, TERMS, knows_clients=knows))
+
+        async def asked(transport: httpx.ASGITransport = transport) -> None:
+            async with httpx.AsyncClient(transport=transport, base_url="http://c") as http:
+                await http.post("/api/chat", json=BODY)
+
+        asyncio.run(asked())
+        assert replicas.asked[0].client == client
