@@ -36,7 +36,9 @@ class Report:
     def as_markdown(self) -> str:
         """A dated section with the tables."""
         facts = "; ".join(f"{name}: {value}" for name, value in self.facts.items())
-        lines = [f"Measured on {self.date}; {facts}.", "", *self._talks()]
+        lines = [f"Measured on {self.date}; {facts}."]
+        if self.talked:
+            lines += ["", *self._talks()]
         if self.disturbed:
             lines += ["", *self._disturbances()]
         if self.poured is not None:
