@@ -8,6 +8,8 @@ from types import FrameType
 
 # Nothing is told to anybody outside, and nothing is drawn into a terminal.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Whoever reaches a port of Ray's needs the token that Ray keeps in the user's folder.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 # Ray's word, on every system, for: all within this machine. Else its own ports are open to the network.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
