@@ -91,7 +91,8 @@ def test_what_one_asks_of_all_is_answered_for_all(client: httpx.Client) -> None:
 
 
 def test_errors_are_the_dialects_own(client: httpx.Client) -> None:
-    answer = client.post("/v1/chat/completions", json={"model": "none", "messages": []})
+    unknown = {"model": "none", "messages": [{"role": "user", "content": "Hi"}]}
+    answer = client.post("/v1/chat/completions", json=unknown)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert "error" in client.post("/api/chat", content=b"{").json()
     assert client.post("/api/blobs/sha256:0", content=b"x").status_code == 501
@@ -151,6 +152,7 @@ def test_all_are_replaced_without_a_request_lost(cluster: Any, client: httpx.Cli
     assert not before & set(client.get("/health").json()["replicas"])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ray_takes_the_sample_file() -> None:
     import yaml
     from ray.serve.schema import ServeDeploySchema
