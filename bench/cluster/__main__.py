@@ -20,7 +20,9 @@ from server.cluster.installed import NotInstalled, check_installed
 
 PAGE = PROJECT / "docs" / "cluster.md"
 EMBEDDED = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-POLICIES = (("prefix", 2), ("prefix", 1), ("round_robin", 1), ("least_loaded", 1))
+POLICIES = (("prefix", 2), ("round_robin", 1), ("least_loaded", 1))
+"""Each with its number of ingresses: those of Ray know nothing of each other."""
+
 PARTS = ("talk", "kill", "replace", "pour")
 LATER_TURNS = 4
 
@@ -62,7 +64,7 @@ def _measured(options: argparse.Namespace, parts: Sequence[str]) -> Report:
     if "kill" in parts:
         disturbed.append(kill_one(model, number, LATER_TURNS))
     if "replace" in parts:
-        disturbed.append(replace_all(model, number, LATER_TURNS))
+        disturbed.append(replace_all(model, number // 2, LATER_TURNS))
     poured = pour(model, number) if "pour" in parts else None
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return Report(today, _facts(model), talked, disturbed, poured)

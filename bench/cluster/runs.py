@@ -17,6 +17,7 @@ from bench.cluster.talking import ANSWER_TOKENS, TIMEOUT_S, Conversation, Turn, 
 KILLED_AFTER_TURNS = 2
 LONG_ANSWER_TOKENS = 96
 BACK_S = 120
+IDLE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -193,23 +194,35 @@ def _after_a_move(talks: Sequence[Conversation]) -> tuple[Turn, ...]:
 async def _poured(cluster: OwnCluster, streams: int) -> Poured:
     async with _client() as client:
         talks = [Conversation(one, cluster.url, client) for one in range(streams)]
+        idle = await _idle_cpu(cluster)
         before_s, begun_s = cluster.way_in_cpu_s(), time.perf_counter()
         await asyncio.gather(*(_go_on(one, 2, stream=True, answer_tokens=200) for one in talks))
         seconds, used_s = time.perf_counter() - begun_s, cluster.way_in_cpu_s() - before_s
-        empty_s = await _empty_requests(cluster, client)
+        used_s -= idle * seconds
+        empty_s = await _empty_requests(cluster, client, idle)
     turns = [turn for one in talks for turn in one.turns]
     return Poured(sum(turn.pieces for turn in turns), len(turns), used_s, seconds, empty_s)
 
 
-async def _empty_requests(cluster: OwnCluster, client: httpx.AsyncClient, number: int = 400) -> float:
-    before_s, gate = cluster.way_in_cpu_s(), asyncio.Semaphore(8)
+async def _idle_cpu(cluster: OwnCluster) -> float:
+    """Seconds of processor time in each second without a request."""
+    before_s, begun_s = cluster.way_in_cpu_s(), time.perf_counter()
+    await asyncio.sleep(IDLE_S)
+    return (cluster.way_in_cpu_s() - before_s) / (time.perf_counter() - begun_s)
+
+
+async def _empty_requests(
+    cluster: OwnCluster, client: httpx.AsyncClient, idle: float, number: int = 400
+) -> float:
+    before_s, begun_s, gate = cluster.way_in_cpu_s(), time.perf_counter(), asyncio.Semaphore(8)
 
     async def one() -> None:
         async with gate:
             (await client.get(f"{cluster.url}/api/version")).raise_for_status()
 
     await asyncio.gather(*(one() for _ in range(number)))
-    return (cluster.way_in_cpu_s() - before_s) / number
+    used_s = cluster.way_in_cpu_s() - before_s
+    return (used_s - idle * (time.perf_counter() - begun_s)) / number
 
 
 def _client() -> httpx.AsyncClient:
