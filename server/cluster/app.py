@@ -90,7 +90,7 @@ class ServiceReplica:
         """The same in one piece."""
         return await self._machine.whole(asked)
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Ray ends a replica for which this fails three times, and starts another."""
         self._machine.check()
 
@@ -98,8 +98,11 @@ class ServiceReplica:
         """Ray hands these facts to all routers."""
         return await self._machine.facts()
 
-    def reconfigure(self, _user_config: Any) -> None:
-        """A changed ``user_config`` in the file: settings and keys are read again, nothing is restarted."""
+    async def reconfigure(self, _user_config: Any) -> None:
+        """A changed ``user_config`` in the file: settings and keys are read again, nothing is restarted.
+
+        A coroutine, like all others here: the service belongs to one event loop.
+        """
         self._machine.reload()
 
     async def __del__(self) -> None:
