@@ -10,11 +10,12 @@ from server.cluster.installed import NotInstalled
 from server.cluster.machine import Machine, settings_of
 from server.cluster.terms import Terms, terms_of
 from server.cluster.wire import Asked, NobodyThere, ReplicaLost, Said, Whole
+from server.domain.errors import ServiceError
 from server.logs import set_up_logging
 
 try:
     from ray import serve
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError, RayTaskError
     from ray.serve.config import RequestRouterConfig
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
     from ray.serve.handle import DeploymentHandle
@@ -54,6 +55,9 @@ class RayReplicas:
         except (DeploymentUnavailableError, BackPressureError) as error:
             ended = True
             raise NobodyThere(str(error)) from error
+        except RayTaskError as error:
+            ended = True
+            raise ServiceError("internal error; the machine's log has the details") from error
         finally:
             if not ended:
                 said.cancel()

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator
 
 from starlette.types import ASGIApp, Message, Scope
 
 from server.cluster.wire import Asked, Head, Piece
+
+logger = logging.getLogger("llm-optimizer")
 
 _MOST_WAITING = 64
 """So many messages wait for whoever reads them; then the application does."""
@@ -37,7 +40,7 @@ def scope_of(asked: Asked) -> Scope:
 async def answer_of(app: ASGIApp, asked: Asked) -> AsyncGenerator[Head | Piece, None]:
     """What ``app`` answers. Whoever closes the generator before its end hangs up.
 
-    Raises whatever the application raises.
+    Raises whatever the application raises before its answer is complete; later it is logged only.
     """
     call = _Call(app, asked)
     try:
@@ -56,6 +59,7 @@ class _Call:
     def __init__(self, app: ASGIApp, asked: Asked) -> None:
         self._gone = asyncio.Event()
         self._given = False
+        self._whole = False
         self._body = asked.body
         self._sent: asyncio.Queue[Message | None] = asyncio.Queue(_MOST_WAITING)
         self._task = asyncio.create_task(self._run(app, scope_of(asked)))
@@ -64,7 +68,13 @@ class _Call:
         """All of the response, and the application's own error, if it ends by one."""
         while (message := await self._sent.get()) is not None:
             yield message
-        await self._task
+        try:
+            await self._task
+        except Exception:
+            if not self._whole:
+                raise
+            # The application has told its client of it in the answer.
+            logger.exception("a request ended by a bug")
 
     async def end(self) -> None:
         """The client is gone, if the application has not ended yet."""
@@ -93,5 +103,6 @@ class _Call:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
+        self._whole = message["type"] == "http.response.body" and not message.get("more_body", False)
         if not self._gone.is_set():
             await self._sent.put(message)

@@ -82,3 +82,16 @@ def test_a_bug_of_the_application_comes_out() -> None:
 
     with pytest.raises(LookupError, match="a bug"):
         asyncio.run(run())
+
+
+def test_a_bug_that_the_answer_tells_of_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"sorry"})
+        raise LookupError("a bug")
+
+    async def run() -> list[Any]:
+        return [one async for one in answer_of(app, ASKED)]
+
+    assert asyncio.run(run()) == [Head(500, ()), Piece(b"sorry")]
+    assert "a bug" in caplog.text
