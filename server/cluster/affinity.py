@@ -14,8 +14,9 @@ from enum import IntEnum
 
 from server.cluster.beginnings import Beginnings
 
-SPILL_REQUESTS = 4
-"""So many more requests than elsewhere, and a conversation leaves its prefix behind."""
+SPILL_REQUESTS = 8
+"""So many more requests than elsewhere, and a conversation leaves its prefix behind: a model that answers
+8 at once (its slots) makes them wait little, and reading a long conversation again costs more."""
 
 MOST_DIGESTS = 2**16
 

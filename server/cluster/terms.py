@@ -27,7 +27,7 @@ class Terms(BaseModel):
     Host headers, and one that the network reaches warns where there are no keys."""
 
     policy: Literal["prefix", "round_robin", "least_loaded"] = "prefix"
-    spill_requests: int = Field(default=4, ge=0, le=10_000)
+    spill_requests: int = Field(default=8, ge=0, le=10_000)
     """How much more than another a replica may have to do before conversations leave it."""
 
     body_mib: int = Field(default=32, ge=1, le=2048)
