@@ -46,13 +46,13 @@ class Report:
         return "\n".join([*lines, *(f"\n**NOT as it must be**: {fault}" for fault in self.faults)]) + "\n"
 
     def _talks(self) -> list[str]:
-        head = "| policy | ingresses | turns | found their prefix | prompt tokens | read anew | took |"
+        head = "| policy | ingresses | turns | found their prefix | prompt tokens | read anew |"
         rows = [
             f"| {one.policy} | {one.ingresses} | {len(one.turns)} | {one.share:.0%} | "
-            f"{one.prompt_tokens:,} | {one.read_tokens:,} | {one.seconds:.0f} s |"
+            f"{one.prompt_tokens:,} | {one.read_tokens:,} |"
             for one in self.talked
         ]
-        return [head, "|---|---|---|---|---|---|---|", *rows]
+        return [head, "|---|---|---|---|---|---|", *rows]
 
     def _disturbances(self) -> list[str]:
         head = (
