@@ -41,11 +41,11 @@ serve: $(RUNTIME) ## Install what is missing, then serve on the embedded model (
 
 .PHONY: test
 test: lint ## Static checks, then the default tests; what CI runs
-	$(PY) -m pytest -m "not slow and not gpu" $(ARGS)
+	$(PY) -m pytest -m "not slow and not gpu and not cluster" $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(DEVELOPMENT) ## The tests that take minutes
-	$(PY) -m pytest -m "slow and not gpu" $(ARGS)
+	$(PY) -m pytest -m "slow and not gpu and not cluster" $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(DEVELOPMENT) ## The tests that need an NVIDIA card
@@ -63,6 +63,17 @@ fidelity: $(DEVELOPMENT) $(STAMPS)/bench ## What shortening a session loses and 
 soak: $(DEVELOPMENT) ## Keep a real server busy for an hour, and see whether it stays right and as large as it was (docs/soak.md)
 	@$(PY) -m bench.soak $(ARGS)
 
+.PHONY: cluster
+cluster: $(RUNTIME) $(STAMPS)/cluster ## Install Ray Serve beside the service, for several machines (docs/cluster.md)
+
+.PHONY: test-cluster
+test-cluster: $(DEVELOPMENT) $(STAMPS)/cluster ## The tests that start Ray
+	$(PY) -m pytest -m cluster $(ARGS)
+
+.PHONY: cluster-bench
+cluster-bench: $(DEVELOPMENT) $(STAMPS)/cluster ## Two replicas under Ray Serve: prefixes found, requests lost (docs/cluster.md)
+	@$(PY) -m bench.cluster $(ARGS)
+
 .PHONY: lint
 lint: $(DEVELOPMENT) ## ruff, mypy, the import layers, and known vulnerabilities
 	$(PY) -m ruff check .
@@ -71,11 +82,11 @@ lint: $(DEVELOPMENT) ## ruff, mypy, the import layers, and known vulnerabilities
 	$(PY) -m mypy scripts
 	$(PY) -m mypy -p bench
 	$(VENV)/bin/lint-imports
-	$(PY) scripts/audit.py requirements/base.txt requirements/dev.txt
+	$(PY) scripts/audit.py requirements/base.txt requirements/dev.txt requirements/cluster.txt
 
 .PHONY: audit
 audit: $(DEVELOPMENT) ## Look the locked packages up for known vulnerabilities (skipped where nobody can be asked)
-	$(PY) scripts/audit.py requirements/base.txt requirements/dev.txt
+	$(PY) scripts/audit.py requirements/base.txt requirements/dev.txt requirements/cluster.txt
 
 .PHONY: format
 format: $(DEVELOPMENT) ## Format the sources and apply the safe fixes
@@ -160,6 +171,11 @@ $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/base
 $(STAMPS)/bench: requirements/bench.txt $(STAMPS)/base
 	@echo '==> Installing what draws the plots'
 	$(INSTALL) -r requirements/bench.txt
+	@touch $@
+
+$(STAMPS)/cluster: requirements/cluster.txt $(STAMPS)/base
+	@echo '==> Installing Ray Serve'
+	$(INSTALL) -r requirements/cluster.txt
 	@touch $@
 
 $(STAMPS)/project: pyproject.toml server/__init__.py $(STAMPS)/base

@@ -20,6 +20,7 @@ compile "$@" requirements/build.in -o requirements/build.txt
 compile "$@" pyproject.toml -c requirements/build.txt -o requirements/base.txt
 compile "$@" pyproject.toml --extra dev -c requirements/build.txt -c requirements/base.txt -o requirements/dev.txt
 compile "$@" pyproject.toml --extra bench -c requirements/build.txt -c requirements/dev.txt -o requirements/bench.txt
+compile "$@" pyproject.toml --extra cluster -c requirements/build.txt -c requirements/dev.txt -o requirements/cluster.txt
 compile "$@" --no-deps requirements/embedded-model.in -o requirements/embedded-model.txt
 
 if grep -nE '://|^[^#]*@ |file:' requirements/*.txt; then

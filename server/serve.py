@@ -60,7 +60,7 @@ def serve(settings: Settings, announce: Callable[[str], None], read_again: Calla
     startup = Startup(service, ready, give_up)
     app = build_app(service, bound, access, lifespan(supervision.running, startup.running))
     reload = Reload(
-        service.current, read_again, [service.catalogue.read_again, log_level, _keys_and_limits(access)]
+        service.current, read_again, [service.catalogue.read_again, log_level, keys_and_limits(access)]
     )
     server = Server(
         _uvicorn(app),
@@ -81,8 +81,8 @@ def _built(settings: Settings) -> Service:
         raise CannotServe(str(error)) from error
 
 
-def _keys_and_limits(access: Access) -> Preparation:
-    """Keys are read again with each reload, whatever the settings say of them."""
+def keys_and_limits(access: Access) -> Preparation:
+    """Part of a reload: keys are read again, whatever the settings say of them."""
 
     def prepare(settings: Settings) -> Callable[[], None]:
         keys = read_keys(settings.keys_file)
