@@ -44,7 +44,7 @@ from server.service.service import Service
 from server.sockets import is_loopback
 
 if TYPE_CHECKING:
-    from server.service.far import Far
+    from server.service.rpc import Rpc
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -62,19 +62,19 @@ def build_service(settings: Settings) -> Service:
         current=current,
         disk_cache=DiskCache(settings.cache_dir, settings.disk_cache_mib * MIB),
         crashes=crashes,
-        far=_far(settings, crashes),
+        rpc=_rpc(settings, crashes),
     )
     summaries = Summaries(settings.cache_dir, settings.router.summaries_mib * MIB)
     return Service(fleet, catalogue, current, summaries)
 
 
-def _far(settings: Settings, crashes: Crashes) -> "Far | None":
+def _rpc(settings: Settings, crashes: Crashes) -> "Rpc | None":
     """What is needed where several devices share a model, and loaded only there."""
     if not settings.has_split_models:
         return None
-    from server.service.far import Far  # noqa: PLC0415
+    from server.service.rpc import Rpc  # noqa: PLC0415
 
-    return Far(crash_folder(settings.cache_dir), crashes)
+    return Rpc(crash_folder(settings.cache_dir), crashes)
 
 
 def build_app(service: Service, settings: Settings, access: Access, lifespan: Lifespan) -> FastAPI:

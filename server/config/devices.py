@@ -18,14 +18,14 @@ _LARGEST_PORT = 65535
 _LARGEST_SHARE = 1_000_000
 
 
-def is_remote(device: str) -> bool:
+def is_rpc(device: str) -> bool:
     """Whether it is an rpc server, and no device of this machine."""
     return device.startswith(RPC)
 
 
 def names_a_card(device: str) -> bool:
     """Whether it is the UUID or the PCI address of a card."""
-    return not is_remote(device) and _NUMBERED.fullmatch(device) is None
+    return not is_rpc(device) and _NUMBERED.fullmatch(device) is None
 
 
 def check_device(device: str) -> str:
@@ -41,11 +41,11 @@ def check_device(device: str) -> str:
 def check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
     """The devices that share a model, or ValueError: the first of this machine, none twice, the CPU first."""
     for device in devices:
-        if is_remote(device):
+        if is_rpc(device):
             split_endpoint(device)
         else:
             _check_local(device)
-    if devices and is_remote(devices[0]):
+    if devices and is_rpc(devices[0]):
         raise ValueError(
             f'must begin with a device of this machine, such as "cpu", and "{devices[0]}" is none'
         )

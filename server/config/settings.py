@@ -14,7 +14,7 @@ from server.config.devices import (
     check_device,
     check_devices,
     check_shares,
-    is_remote,
+    is_rpc,
     literal_address,
     names_a_card,
     refusal_of_public,
@@ -339,7 +339,7 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
             )
         if self.is_split and self.fit == "layers":
             raise _conflict("fit", 'must be "auto" or "off", for the CPU may be one of them, with', "devices")
-        for device in self.remotes:
+        for device in self.rpc_servers:
             address = literal_address(split_endpoint(device)[0])
             refused = address and not self.rpc_public and refusal_of_public(device, address)
             if refused:
@@ -357,14 +357,14 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         return self.devices or (self.device,)
 
     @property
-    def remotes(self) -> tuple[str, ...]:
+    def rpc_servers(self) -> tuple[str, ...]:
         """Those of them that are rpc servers."""
-        return tuple(device for device in self.devices if is_remote(device))
+        return tuple(device for device in self.devices if is_rpc(device))
 
     @property
     def places_here(self) -> tuple[str, ...]:
         """Those of them that are of this machine."""
-        return tuple(device for device in self.places if not is_remote(device))
+        return tuple(device for device in self.places if not is_rpc(device))
 
     @property
     def is_elsewhere(self) -> bool:

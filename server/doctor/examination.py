@@ -118,8 +118,8 @@ def _crashes(settings: Settings) -> tuple[Crash, ...]:
 
 def _remote_checks(settings: Settings) -> Iterator[Check]:
     if settings.has_split_models:
-        from server.doctor.remotes import judge_lost  # noqa: PLC0415
-        from server.service.remotes import remembered  # noqa: PLC0415
+        from server.doctor.rpc import judge_lost  # noqa: PLC0415
+        from server.service.rpc_servers import remembered  # noqa: PLC0415
 
         yield from judge_lost(remembered(crash_folder(settings.cache_dir)))
 

@@ -108,10 +108,10 @@ def planned_models(catalogue: Catalogue, devices: Shared, risks: Risks) -> Itera
 def _placements(catalogue: Catalogue, devices: Devices) -> Placements:
     if not any(entry.settings.is_split for entry in catalogue.configured_here):
         return Placements(devices)
-    from server.service.remotes import Remotes  # noqa: PLC0415
+    from server.service.rpc_servers import RpcServers  # noqa: PLC0415
     from server.service.splitting import SplitPlacements  # noqa: PLC0415
 
-    return SplitPlacements(devices, Remotes(None))
+    return SplitPlacements(devices, RpcServers(None))
 
 
 def _plan(entry: Entry, catalogue: Catalogue, placements: Placements, risks: Risks) -> Planned:

@@ -32,7 +32,7 @@ _KEEPALIVE_IDLE_S, _KEEPALIVE_PAUSE_S, _KEEPALIVE_TIMES = 5, 5, 3
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteDevice:
+class RpcDevice:
     """A device behind an rpc server. One that computes on the CPU calls all of its host's memory free."""
 
     free_bytes: int
@@ -56,7 +56,7 @@ def resolve(device: str, host: str, port: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def ask(device: str, address: str, port: int) -> tuple[RemoteDevice, ...]:
+def ask(device: str, address: str, port: int) -> tuple[RpcDevice, ...]:
     """What the server there has; blocks for some seconds at most.
 
     Raises:
@@ -74,7 +74,7 @@ def ask(device: str, address: str, port: int) -> tuple[RemoteDevice, ...]:
             _refuse_other_version(device, version)
             (count,) = _call(wire, _DEVICE_COUNT, b"", "<I")
             numbers = (struct.pack("<I", number) for number in range(count))
-            return tuple(RemoteDevice(*_call(wire, _DEVICE_MEMORY, number, "<QQ")) for number in numbers)
+            return tuple(RpcDevice(*_call(wire, _DEVICE_MEMORY, number, "<QQ")) for number in numbers)
         except TimeoutError:
             raise Unreachable(
                 f"{device} takes connections but does not answer: it may be stopped, or serve another "

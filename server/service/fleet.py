@@ -41,7 +41,7 @@ from server.service.room import Idle, who_must_go
 from server.service.tally import Tally
 
 if TYPE_CHECKING:
-    from server.service.far import Far
+    from server.service.rpc import Rpc
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -103,14 +103,14 @@ class Fleet:
         current: Current,
         disk_cache: DiskCache,
         crashes: Crashes,
-        far: "Far | None" = None,
+        rpc: "Rpc | None" = None,
     ) -> None:
-        """``far`` None: each model has one device."""
+        """``rpc`` None: each model has one device."""
         self._catalogue = catalogue
         devices = Devices(library, nvml)
-        self._far = far
-        self._placements = Placements(devices) if far is None else far.placements(devices)
-        risks, lending = Risks(crashes, devices), None if far is None else far.remotes.lending
+        self._rpc = rpc
+        self._placements = Placements(devices) if rpc is None else rpc.placements(devices)
+        risks, lending = Risks(crashes, devices), None if rpc is None else rpc.servers.lending
         self._loader = Loader(catalogue, library, self._placements, disk_cache, risks, lending=lending)
         self._current = current
         self._berths: dict[str, _Berth] = {}
@@ -125,9 +125,9 @@ class Fleet:
         for crash in crashes.look_back():
             self.faults.add("service", str(crash), crash.at)
         self._loss = None
-        if far is not None:
-            self._loss = far.loss(self.faults, self.beats, self._answering)
-            for lost in far.remotes.look_back():
+        if rpc is not None:
+            self._loss = rpc.loss(self.faults, self.beats, self._answering)
+            for lost in rpc.servers.look_back():
                 self.faults.add("service", str(lost), lost.at)
 
     @contextlib.asynccontextmanager
@@ -315,7 +315,7 @@ class Fleet:
     @property
     def lost(self) -> Mapping[str, str]:
         """Models whose rpc servers ended the service, until they are loaded again, and why."""
-        return {} if self._far is None else {model: str(one) for model, one in self._far.lost.items()}
+        return {} if self._rpc is None else {model: str(one) for model, one in self._rpc.lost.items()}
 
     def seen(self) -> Seen:
         """The last look at the cards, which :meth:`sight` takes each second; returns at once."""
@@ -377,7 +377,7 @@ class Fleet:
         Idle models make room if need be; only if that is not enough, the model has to do with less.
         """
         settings, whole = berth.entry.settings, True
-        if self._loss is not None and settings.remotes:
+        if self._loss is not None and settings.rpc_servers:
             self._loss.arm(berth.entry.name.display, settings.rpc_patience_s)
         while True:
             try:
@@ -439,8 +439,8 @@ class Fleet:
         before = await asyncio.to_thread(devices.free_on_gpu, placement.device)
         await asyncio.to_thread(loaded.engine.close)
         self.tally.end(loaded.engine.figures)
-        if self._far is not None:
-            self._far.remotes.give_back(berth.entry.name.display)
+        if self._rpc is not None:
+            self._rpc.servers.give_back(berth.entry.name.display)
         taken_bytes = placement.taken_on(berth.entry.settings.device)
         kept = await asyncio.to_thread(devices.kept_back, placement.device, taken_bytes, before)
         if kept is not None:

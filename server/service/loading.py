@@ -20,7 +20,7 @@ from server.service.placement import MIB, Placement, Placements
 from server.service.risks import Risk, Risks
 
 if TYPE_CHECKING:
-    from server.service.remotes import Server
+    from server.service.rpc_servers import Server
 
     Lending = Callable[[str, Sequence[Server]], AbstractContextManager[None]]
 

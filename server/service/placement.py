@@ -17,7 +17,7 @@ from server.service.devices import Devices
 
 if TYPE_CHECKING:
     from server.gpu.split import Part
-    from server.service.remotes import Server
+    from server.service.rpc_servers import Server
 
 MIB = 2**20
 

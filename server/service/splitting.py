@@ -24,15 +24,15 @@ from server.service.placement import (
     steps_of,
     wished_of,
 )
-from server.service.remotes import Remotes, Server, Taken
+from server.service.rpc_servers import RpcServers, Server, Taken
 
 
 class SplitPlacements(Placements):
     """The same, and for models that several devices share."""
 
-    def __init__(self, devices: Devices, remotes: Remotes) -> None:
+    def __init__(self, devices: Devices, rpc_servers: RpcServers) -> None:
         super().__init__(devices)
-        self._remotes = remotes
+        self._rpc_servers = rpc_servers
 
     def place(self, installed: Installed, *, whole: bool = False, crash: Crash | None = None) -> Placement:
         """Where the model goes, and with what it has to do there; see :meth:`Placements.place`.
@@ -89,7 +89,7 @@ class SplitPlacements(Placements):
     def _servers(self, installed: Installed) -> tuple[Server, ...]:
         settings, model = installed.entry.settings, installed.entry.name.display
         try:
-            return self._remotes.look(settings.remotes, public=settings.rpc_public, model=model)
+            return self._rpc_servers.look(settings.rpc_servers, public=settings.rpc_public, model=model)
         except Taken as error:
             # An idle model leaves for it, as it does where memory is short.
             raise NoRoom(str(error), 1, error.device) from error
@@ -101,7 +101,7 @@ class SplitPlacements(Placements):
         settings = installed.entry.settings
         margin_bytes = settings.memory_margin_mib * MIB
         shares = dict(zip(settings.places, settings.device_shares, strict=False))
-        here = [device for device in settings.places if device not in settings.remotes]
+        here = [device for device in settings.places if device not in settings.rpc_servers]
         for device in here[: here[0] == "cpu"]:
             free_bytes = self.devices.free_bytes(device)
             yield Place(

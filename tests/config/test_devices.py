@@ -24,14 +24,14 @@ def fault(**settings: Any) -> str:
 
 def test_the_first_of_them_is_the_device_and_need_not_be_written() -> None:
     found = model(devices=["cpu", FAR, "cuda:1"])
-    assert (found.device, found.remotes, found.places_here) == ("cpu", (FAR,), ("cpu", "cuda:1"))
+    assert (found.device, found.rpc_servers, found.places_here) == ("cpu", (FAR,), ("cpu", "cuda:1"))
     assert found.is_split
     assert model(device="cpu", devices=["cpu", FAR]) == found.model_copy(update={"devices": ("cpu", FAR)})
 
 
 def test_one_device_is_no_split() -> None:
     for found in (model(device="cuda:1"), model(devices=["cuda:1"])):
-        assert (found.places, found.is_split, found.remotes) == (("cuda:1",), False, ())
+        assert (found.places, found.is_split, found.rpc_servers) == (("cuda:1",), False, ())
 
 
 def test_several_may_stand_in_a_variable() -> None:
@@ -82,14 +82,14 @@ def test_a_public_address_is_refused_unless_forced() -> None:
     assert told.endswith(
         "set rpc_public = true to do it all the same; now it is generator.rpc_public = false (default)"
     )
-    assert model(devices=["cpu", "rpc://8.8.8.8:50052"], rpc_public=True).remotes
+    assert model(devices=["cpu", "rpc://8.8.8.8:50052"], rpc_public=True).rpc_servers
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "10.0.0.2", "192.168.1.2", "172.16.0.1", "100.64.0.1", "a.lan"]
 )
 def test_private_addresses_and_names_are_taken(host: str) -> None:
-    assert model(devices=["cpu", f"rpc://{host}:1"]).remotes == (f"rpc://{host}:1",)
+    assert model(devices=["cpu", f"rpc://{host}:1"]).rpc_servers == (f"rpc://{host}:1",)
     assert split_endpoint(f"rpc://{host}:1") == (host, 1)
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.rpc import RemoteDevice
+from server.engine.rpc import RpcDevice
 from server.service.crashes import Crashes
 from server.service.faults import Faults
 from server.service.lasting import Owner
-from server.service.remoteloss import RemoteLoss
-from server.service.remotes import Held, Remotes, Server, remembered
+from server.service.rpc_loss import RpcLoss
+from server.service.rpc_servers import Held, RpcServers, Server, remembered
 
-SERVER = Server("rpc://far:1", "10.0.0.2", 1, (RemoteDevice(1, 1),))
+SERVER = Server("rpc://far:1", "10.0.0.2", 1, (RpcDevice(1, 1),))
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Case:
     ends: int = 0
 
     def __post_init__(self) -> None:
-        self.remotes, self.faults = Remotes(self.folder), Faults()
+        self.rpc_servers, self.faults = RpcServers(self.folder), Faults()
         self.crashes = Crashes(self.folder)
-        self.loss = RemoteLoss(
-            self.remotes,
+        self.loss = RpcLoss(
+            self.rpc_servers,
             self.crashes,
             self.faults,
             beats=lambda: self.beats,
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def held(self) -> Held:
-        [found] = self.remotes.held()
+        [found] = self.rpc_servers.held()
         return found
 
 
@@ -65,7 +65,7 @@ class Wire:
 
 
 def loaded(case: Case, reason: str | None = None) -> None:
-    with case.remotes.lending("m", [SERVER]):
+    with case.rpc_servers.lending("m", [SERVER]):
         pass
     case.held.wires = {SERVER.device: Wire(reason)}  # type: ignore[dict-item]
 
@@ -92,7 +92,7 @@ def test_a_step_that_takes_longer_than_its_patience_ends_the_process(
 
 
 def test_a_load_that_does_not_get_on_is_one_too(case: Case, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ZeroDivisionError), case.remotes.lending("m", [SERVER]):
+    with pytest.raises(ZeroDivisionError), case.rpc_servers.lending("m", [SERVER]):
         for second in (0, 9):
             case.loss.look(second)
         case.beats = {"loading m": 0.5}
@@ -107,7 +107,7 @@ def test_a_load_that_does_not_get_on_is_one_too(case: Case, caplog: pytest.LogCa
 
 def test_a_second_load_has_all_of_its_patience(case: Case) -> None:
     for start_s in (0, 3600):
-        with pytest.raises(ZeroDivisionError), case.remotes.lending("m", [SERVER]):
+        with pytest.raises(ZeroDivisionError), case.rpc_servers.lending("m", [SERVER]):
             case.loss.look(start_s)
             case.loss.look(start_s + 5)
             raise ZeroDivisionError
@@ -152,14 +152,14 @@ def test_what_a_process_left_behind_is_told_until_the_model_is_back(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded(case)
-    assert case.remotes.look_back() == (), "its process lives"
-    case.remotes.last_words(case.held, "rpc://far:1 is lost: it has closed the connection")
+    assert case.rpc_servers.look_back() == (), "its process lives"
+    case.rpc_servers.last_words(case.held, "rpc://far:1 is lost: it has closed the connection")
     monkeypatch.setattr(Owner, "is_no_more", property(lambda _: True))
-    monkeypatch.setattr("server.service.remotes.resolve", lambda *_: ("10.0.0.2",))
-    monkeypatch.setattr("server.service.remotes.ask", lambda *_: (RemoteDevice(1, 1),))
+    monkeypatch.setattr("server.service.rpc_servers.resolve", lambda *_: ("10.0.0.2",))
+    monkeypatch.setattr("server.service.rpc_servers.ask", lambda *_: (RpcDevice(1, 1),))
     told = "rpc://far:1 is lost: it has closed the connection; now it answers"
     assert [lost.reason for lost in remembered(case.folder)] == [told]
-    after = Remotes(case.folder)
+    after = RpcServers(case.folder)
     assert [lost.reason for lost in after.look_back()] == [told]
     assert after.look_back() == ()
     assert [lost.model for lost in remembered(case.folder)] == ["m"]
@@ -171,14 +171,14 @@ def test_what_a_process_left_behind_is_told_until_the_model_is_back(
 
 def test_a_faulty_folder_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    remotes = Remotes(tmp_path / "file")
-    with remotes.lending("m", [SERVER]):
+    rpc_servers = RpcServers(tmp_path / "file")
+    with rpc_servers.lending("m", [SERVER]):
         pass
-    remotes.give_back("m")
-    assert remotes.look_back() == ()
+    rpc_servers.give_back("m")
+    assert rpc_servers.look_back() == ()
 
 
 def test_without_servers_nothing_is_written(tmp_path: Path) -> None:
-    with Remotes(tmp_path / "none").lending("m", []):
+    with RpcServers(tmp_path / "none").lending("m", []):
         pass
     assert not (tmp_path / "none").exists()

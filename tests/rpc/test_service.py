@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.service.remoteloss import EXIT_STATUS
+from server.service.rpc_loss import EXIT_STATUS
 from tests.api.asking import eventually
 from tests.rpc.hosts import Host, hosts
 from tests.running import PROJECT, RunningServer, embedded_config
@@ -191,7 +191,7 @@ def test_nothing_of_it_is_imported_on_one_machine(embedded_model: Path, tmp_path
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT, env=environment)
     modules = set(done.stdout.split())
     assert "server.service.placement" in modules
-    far = {"far", "splitting", "remotes", "remoteloss"}
+    far = {"rpc", "splitting", "rpc_servers", "rpc_loss"}
     assert not modules & {f"server.service.{name}" for name in far}
-    assert not modules & {"server.engine.rpc", "server.gpu.split", "server.engine.llamacpp.remote"}
-    assert not modules & {"server.engine.llamacpp.split", "server.doctor.remotes"}
+    assert not modules & {"server.engine.rpc", "server.gpu.split", "server.engine.llamacpp.rpc_devices"}
+    assert not modules & {"server.engine.llamacpp.split", "server.doctor.rpc"}

@@ -10,7 +10,7 @@ import pytest
 from server.domain.errors import ModelLoadFailed
 from server.engine import rpc
 from server.engine.rpc import Unreachable, Wires, ask, resolve
-from server.service.remotes import Remotes, Taken
+from server.service.rpc_servers import RpcServers, Taken
 from tests.rpc.hosts import Host, hosts
 
 
@@ -122,24 +122,24 @@ def test_a_name_on_a_public_address_is_refused_unless_forced(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
     asked: list[str] = []
     monkeypatch.setattr(
-        "server.service.remotes.ask", lambda _device, address, _port: asked.append(address) or [1]
+        "server.service.rpc_servers.ask", lambda _device, address, _port: asked.append(address) or [1]
     )
     with pytest.raises(
         ModelLoadFailed, match=r"^rpc://far:1 at 8.8.8.8 is a public address, and .*rpc_public"
     ):
-        Remotes(None).look(["rpc://far:1"], public=False, model="m")
+        RpcServers(None).look(["rpc://far:1"], public=False, model="m")
     assert asked == []
-    [server] = Remotes(None).look(["rpc://far:1"], public=True, model="m")
+    [server] = RpcServers(None).look(["rpc://far:1"], public=True, model="m")
     assert (asked, server.endpoint) == (["10.0.0.2"], "10.0.0.2:1")
 
 
 def test_a_server_holds_one_model_at_a_time(host: Host) -> None:
-    remotes = Remotes(None)
-    servers = remotes.look([host.device], public=False, model="one")
-    with remotes.lending("one", servers):
+    rpc_servers = RpcServers(None)
+    servers = rpc_servers.look([host.device], public=False, model="one")
+    with rpc_servers.lending("one", servers):
         pass
-    assert [held.model for held in remotes.held()] == ["one"]
+    assert [held.model for held in rpc_servers.held()] == ["one"]
     with pytest.raises(Taken, match=f"^{host.device} has a part of one, and an rpc server holds one model"):
-        remotes.look([host.device], public=False, model="other")
-    remotes.give_back("one")
-    assert remotes.look([host.device], public=False, model="other")
+        rpc_servers.look([host.device], public=False, model="other")
+    rpc_servers.give_back("one")
+    assert rpc_servers.look([host.device], public=False, model="other")

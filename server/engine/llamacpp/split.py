@@ -8,7 +8,7 @@ import llama_cpp.llama_cpp as native
 
 from server.domain.errors import ModelLoadFailed
 from server.engine.llamacpp.devices import device_handle, ggml, null_terminated
-from server.engine.llamacpp.remote import remote_devices
+from server.engine.llamacpp.rpc_devices import remote_devices
 from server.engine.spec import Share
 
 _MATCHES_NOTHING = b"^$"

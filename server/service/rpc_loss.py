@@ -9,10 +9,10 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from server.engine.llamacpp.remote import on_abort
+from server.engine.llamacpp.rpc_devices import on_abort
 from server.service.crashes import Crashes
 from server.service.faults import Faults
-from server.service.remotes import Held, Remotes
+from server.service.rpc_servers import Held, RpcServers
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -30,7 +30,7 @@ def end_process() -> None:
     os._exit(EXIT_STATUS)
 
 
-class RemoteLoss:
+class RpcLoss:
     """Looks each second at the servers that models are split over. Belongs to the event loop.
 
     ``beats`` has what changes with each step of the models that work or are being loaded, and ``answering``
@@ -39,7 +39,7 @@ class RemoteLoss:
 
     def __init__(
         self,
-        remotes: Remotes,
+        rpc_servers: RpcServers,
         crashes: Crashes,
         faults: Faults,
         *,
@@ -47,7 +47,7 @@ class RemoteLoss:
         answering: Callable[[], int],
         end: Callable[[], None] = end_process,
     ) -> None:
-        self._remotes = remotes
+        self._rpc_servers = rpc_servers
         self._crashes = crashes
         self._faults = faults
         self._beats = beats
@@ -74,7 +74,7 @@ class RemoteLoss:
     def look(self, now_s: float) -> None:
         """End the process where a server is lost: at once if its model waits for it, else when no answer is
         under way, for others may do without it."""
-        beats, all_held = self._beats(), self._remotes.held()
+        beats, all_held = self._beats(), self._rpc_servers.held()
         self._stands = {held: stand for held, stand in self._stands.items() if held in all_held}
         for held in all_held:
             silence_s = self._silence_s(held, beats, now_s)
@@ -112,7 +112,7 @@ class RemoteLoss:
 
     def _give_up(self, held: Held, reason: str) -> None:
         logger.critical("%s; %s", reason, _ENDS)
-        self._remotes.last_words(held, reason)
+        self._rpc_servers.last_words(held, reason)
         self._crashes.acquit()
         self._end()
 
@@ -121,7 +121,7 @@ class RemoteLoss:
         if not about_rpc:
             logger.critical("llama.cpp ends the process: %s", words)
             return
-        held = self._remotes.held()
+        held = self._rpc_servers.held()
         lost = next(((one, reason) for one in held if (reason := one.broken()) is not None), None)
         if lost is None and held:
             devices = ", ".join(server.device for server in held[0].servers)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from server.config.devices import literal_address, refusal_of_public, split_endpoint
 from server.domain.errors import ModelLoadFailed
-from server.engine.rpc import RemoteDevice, Unreachable, Wires, ask, resolve
+from server.engine.rpc import RpcDevice, Unreachable, Wires, ask, resolve
 from server.service.lasting import Owner, put_whole
 
 logger = logging.getLogger("llm-optimizer")
@@ -32,7 +32,7 @@ class Server:
     device: str
     address: str
     port: int
-    devices: tuple[RemoteDevice, ...]
+    devices: tuple[RpcDevice, ...]
 
     @property
     def endpoint(self) -> str:
@@ -104,7 +104,7 @@ _NOTE = TypeAdapter(_Note)
 _LOST = TypeAdapter(dict[str, Lost])
 
 
-class Remotes:
+class RpcServers:
     """Who has which server. Nothing here raises for a faulty disk: then nothing is remembered, as without a
     ``folder``. Callable from any thread."""
 

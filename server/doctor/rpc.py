@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from server.doctor.check import Check, warning
-from server.service.remotes import Lost
+from server.service.rpc_servers import Lost
 
 
 def judge_lost(lost: Sequence[Lost]) -> Iterator[Check]:
