@@ -10,9 +10,10 @@ from pydantic_core import ErrorDetails
 
 from server.config.devices import begins_with_a_device
 from server.config.errors import ConfigError
+from server.config.model_settings import ModelSettings
 from server.config.ollama import from_ollama
 from server.config.options import OPTIONS
-from server.config.settings import ModelSettings, Settings
+from server.config.settings import Settings
 from server.config.sources import Given, Layer, Origin, from_defaults, from_environment, from_file, from_flags
 
 

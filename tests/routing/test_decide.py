@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from server.config.settings import ModelSettings
+from server.config import ModelSettings
 from server.domain.chat import Message, Policy, ToolCall
 from server.engine.pace import Speed
 from server.routing.decide import Facts, Plan, Strategy, Thresholds, decide, estimate_tokens
