@@ -25,9 +25,10 @@ from server.api.health_answers import (
     SplitPart,
 )
 from server.gpu.nvml import GpuReading
+from server.service.berths import Resident
 from server.service.devices import others_bytes_of, own_bytes_of
 from server.service.elsewhere import Distant
-from server.service.fleet import Fleet, Resident
+from server.service.fleet import Fleet
 from server.service.guard import Guard
 from server.service.placement import Placement
 from server.service.service import Service

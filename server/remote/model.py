@@ -14,7 +14,7 @@ from server.chat.calls import schemas_of
 from server.chat.parse import Expected
 from server.client.address import is_this_machine
 from server.domain.chat import CompletionRequest, JsonObject, Message, RunOptions
-from server.domain.errors import InvalidRequest, PromptTooLong, QueueFull, RemoteAway
+from server.domain.errors import InvalidRequest, PromptTooLong, QueueFull, RemoteAway, Unloaded
 from server.domain.generation import Usage
 from server.engine.figures import Figures
 from server.engine.pace import Speed
@@ -87,6 +87,7 @@ class RemoteModel:
         self._breaker = Breaker()
         self._slots = asyncio.Semaphore(spec.slots)
         self._waiting = self._running = self._failures = 0
+        self._runs: set[RemoteRun] = set()
         self._fault: str | None = None
         self._seen_at: datetime.datetime | None = None
         self._speed = Speed()
@@ -170,7 +171,9 @@ class RemoteModel:
         """Ask the server."""
         self.refuse_when_full()
         position = max(self._running + self._waiting - self.spec.slots + 1, 0)
-        return await RemoteRun(self, asked, position).opened()
+        run = RemoteRun(self, asked, position)
+        self._runs.add(run)
+        return await run.opened()
 
     def dialect(self) -> Dialect:
         """For one answer."""
@@ -224,9 +227,10 @@ class RemoteModel:
         self._seen_at = datetime.datetime.now(datetime.UTC)
         self._breaker.succeeded()
 
-    def ended(self, usage: Usage) -> None:
+    def ended(self, run: RemoteRun) -> None:
         """Count a run that has ended."""
-        figures = self.figures
+        self._runs.discard(run)
+        usage, figures = run.usage(), self.figures
         figures.requests += 1
         figures.prompt_tokens += usage.prompt_tokens
         figures.cached_tokens += usage.cached_tokens
@@ -254,7 +258,9 @@ class RemoteModel:
         return names
 
     async def close(self) -> None:
-        """Hang up."""
+        """Hang up; answers under way end with an error."""
+        for run in tuple(self._runs):
+            run.stop(Unloaded("the service is stopping"))
         await self.http.aclose()
         self._counting.close()
 

@@ -62,7 +62,7 @@ class Server(Protocol):
     def answered(self) -> None:
         """A first word has come."""
 
-    def ended(self, usage: Usage) -> None:
+    def ended(self, run: "RemoteRun") -> None:
         """A run has ended, in whichever way."""
 
 
@@ -128,6 +128,11 @@ class RemoteRun:
             prompt_counted=counted.prompt_tokens is not None,
         )
 
+    def stop(self, error: ServiceError) -> None:
+        """End it with ``error``, whoever reads it."""
+        self._end_with(error)
+        self._task.cancel()
+
     def close(self) -> None:
         """Hang up, if it has not ended: the other server stops, too."""
         self._ended = True
@@ -148,7 +153,7 @@ class RemoteRun:
             self._server.undecided()
             raise
         finally:
-            self._server.ended(self.usage())
+            self._server.ended(self)
 
     def _end_with(self, error: ServiceError) -> None:
         if self._opened.done():

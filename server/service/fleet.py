@@ -5,10 +5,8 @@ import contextlib
 import datetime
 import logging
 import math
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from server.catalogue import Catalogue, Entry, Installed
@@ -21,13 +19,12 @@ from server.domain.errors import (
     ServiceError,
     Stopping,
 )
-from server.engine.figures import Figures
 from server.engine.llamacpp.library import Library
-from server.engine.looks import CacheTiers, EngineState
 from server.engine.pace import Speed
 from server.gpu.guard import Sight
 from server.gpu.nvml import Nvml
 from server.service.answering import Answerer
+from server.service.berths import Arriving, Berth, Resident
 from server.service.crashes import Crashes
 from server.service.devices import Devices, Seen
 from server.service.elsewhere import Elsewhere
@@ -35,7 +32,7 @@ from server.service.faults import Faults
 from server.service.gate import Gate
 from server.service.loaded import Loaded, LoadedEmbedder
 from server.service.loading import DiskCache, Loader
-from server.service.placement import NoRoom, Placement, Placements
+from server.service.placement import NoRoom, Placements
 from server.service.risks import Risks
 from server.service.room import Idle, who_must_go
 from server.service.tally import Tally
@@ -44,51 +41,6 @@ if TYPE_CHECKING:
     from server.service.rpc import Rpc
 
 logger = logging.getLogger("llm-optimizer")
-
-
-@dataclass(slots=True, eq=False)
-class _Berth:
-    """A model's place: at most one engine, the requests that use it, and the clock that unloads it.
-
-    Only tasks that hold ``lock`` change ``loaded``, but for one that makes room: it takes what nobody uses
-    and nobody is about to use.
-    """
-
-    entry: Entry
-    keep_alive_s: float
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    loaded: Loaded | LoadedEmbedder | None = None
-    users: int = 0
-    last_used_s: float = 0.0
-    expires_at: datetime.datetime | None = None
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def is_idle(self) -> bool:
-        """Loaded, and used by nobody."""
-        return self.loaded is not None and self.users == 0 and not self.lock.locked()
-
-
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """A loaded model, as the outside sees it. ``expires_at`` None: it stays."""
-
-    installed: Installed
-    placement: Placement
-    expires_at: datetime.datetime | None
-    state: EngineState
-    figures: Figures
-    tiers: CacheTiers
-
-
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """A model that is being loaded, or waits for another on its device. ``part`` of its weights is there,
-    and so many requests are ``waiting`` for it."""
-
-    installed: Installed
-    part: float
-    waiting: int
 
 
 class Fleet:
@@ -113,8 +65,8 @@ class Fleet:
         risks, lending = Risks(crashes, devices), None if rpc is None else rpc.servers.lending
         self._loader = Loader(catalogue, library, self._placements, disk_cache, risks, lending=lending)
         self._current = current
-        self._berths: dict[str, _Berth] = {}
-        self._departing: set[_Berth] = set()
+        self._berths: dict[str, Berth] = {}
+        self._departing: set[Berth] = set()
         self._devices: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -216,7 +168,7 @@ class Fleet:
             return
         berth.keep_alive_s = 0
         if berth.users == 0:
-            self._start_clock(berth)
+            berth.start_clock()
 
     async def forget(self, entry: Entry) -> None:
         """Give up a model's berth: its file goes, or becomes another. Requests under way run to their end."""
@@ -225,7 +177,7 @@ class Fleet:
             return
         self._departing.add(berth)
         berth.keep_alive_s = 0
-        self._stop_clock(berth)
+        berth.stop_clock()
         await self._drop_if_unused(berth)
 
     def at_work(self, entry: Entry) -> Installed | None:
@@ -250,18 +202,8 @@ class Fleet:
 
     def residents(self) -> tuple[Resident, ...]:
         """The loaded models, the one that stays longest first."""
-        found = [
-            Resident(
-                berth.loaded.installed,
-                berth.loaded.placement,
-                _expiry(berth),
-                berth.loaded.engine.state,
-                berth.loaded.engine.figures,
-                berth.loaded.engine.tiers,
-            )
-            for berth in tuple(self._berths.values())
-            if berth.loaded is not None
-        ]
+        berths = tuple(self._berths.values())
+        found = [resident for berth in berths if (resident := berth.resident) is not None]
         forever = datetime.datetime.max.replace(tzinfo=datetime.UTC)
         return tuple(sorted(found, key=lambda resident: resident.expires_at or forever, reverse=True))
 
@@ -271,7 +213,7 @@ class Fleet:
         wanted = [berth for berth in self._berths.values() if berth.loaded is None and berth.users]
         known = [(berth, self._catalogue.glance(berth.entry)) for berth in wanted]
         return tuple(
-            Arriving(installed, parts.get(berth.entry.name.display, 0.0), berth.users)
+            Arriving(installed, parts.get(berth.name, 0.0), berth.users)
             for berth, installed in known
             if installed is not None
         )
@@ -283,7 +225,7 @@ class Fleet:
     def beats(self) -> dict[str, float]:
         """What changes with every step of a model that works, or is being loaded; idle ones are left out."""
         working = {
-            berth.entry.name.display: berth.loaded.engine.beats
+            berth.name: berth.loaded.engine.beats
             for berth in self._berths.values()
             if berth.loaded is not None
         }
@@ -327,7 +269,7 @@ class Fleet:
         await self.elsewhere.close()
         self._loader.stop()
         for berth in (*self._berths.values(), *self._departing):
-            self._stop_clock(berth)
+            berth.stop_clock()
             async with berth.lock:
                 await self._drop(berth)
         if self._loss is not None:
@@ -338,11 +280,10 @@ class Fleet:
         self, entry: Entry, context_tokens: int | None, keep_alive_s: float | None
     ) -> AsyncIterator[Loaded | LoadedEmbedder]:
         self._refuse_when_closed()
-        berth = self._berths.setdefault(entry.weights, _Berth(entry, entry.settings.keep_alive_s))
-        berth.users += 1
-        self._stop_clock(berth)
-        if keep_alive_s is not None:
-            berth.keep_alive_s = keep_alive_s
+        berth = self._berths.setdefault(
+            entry.weights, Berth(entry, self._expire, entry.settings.keep_alive_s)
+        )
+        berth.enter(keep_alive_s)
         try:
             # A client that hangs up must not leave a half-loaded model behind.
             await asyncio.shield(self._spawn(self._make_ready(berth, entry, context_tokens)))
@@ -350,35 +291,33 @@ class Fleet:
                 raise ModelLoadFailed(f"model '{entry.name.display}' was unloaded just now, try again")
             yield berth.loaded
         finally:
-            berth.users -= 1
-            berth.last_used_s = time.monotonic()
-            self._start_clock(berth)
+            berth.leave()
 
-    async def _make_ready(self, berth: _Berth, entry: Entry, context_tokens: int | None) -> None:
+    async def _make_ready(self, berth: Berth, entry: Entry, context_tokens: int | None) -> None:
         async with berth.lock:
             if berth.loaded is not None and berth.loaded.engine.state.fault:
                 fault = berth.loaded.engine.state.fault
-                logger.warning("%s is loaded again: %s", berth.entry.name.display, fault)
+                logger.warning("%s is loaded again: %s", berth.name, fault)
                 await self._drop(berth)
             if berth.loaded is None:
                 berth.entry = self._catalogue.in_memory(entry)
                 async with self._locked(entry):
                     self._refuse_when_closed()
                     berth.loaded = await self._load(berth)
-                    self.tally.begin(berth.entry.name.display, berth.loaded.engine.figures)
+                    self.tally.begin(berth.name, berth.loaded.engine.figures)
             if isinstance(berth.loaded, Loaded):
                 await self._grow(berth.loaded, context_tokens)
         # Whoever asked may have hung up while the model was loading.
-        self._start_clock(berth)
+        berth.start_clock()
 
-    async def _load(self, berth: _Berth) -> Loaded | LoadedEmbedder:
+    async def _load(self, berth: Berth) -> Loaded | LoadedEmbedder:
         """Load into the berth's device, whose lock is held.
 
         Idle models make room if need be; only if that is not enough, the model has to do with less.
         """
         settings, whole = berth.entry.settings, True
         if self._loss is not None and settings.rpc_servers:
-            self._loss.arm(berth.entry.name.display, settings.rpc_patience_s)
+            self._loss.arm(berth.name, settings.rpc_patience_s)
         while True:
             try:
                 return await asyncio.to_thread(self._loader.load, berth.entry, whole=whole)
@@ -388,7 +327,7 @@ class Fleet:
                     raise
                 whole = whole and bool(leaving)
             # What was planned for them is not exactly what they took: then the next look says so.
-            reason = f"to make room for {berth.entry.name.display}"
+            reason = f"to make room for {berth.name}"
             await self._make_room([self._berths[weights] for weights in leaving], reason)
 
     def _idle_on(self, device: str) -> list[Idle]:
@@ -403,13 +342,13 @@ class Fleet:
             if berth.is_idle and berth.loaded is not None and device in berth.entry.settings.places
         ]
 
-    async def _make_room(self, leaving: Sequence[_Berth], reason: str) -> None:
+    async def _make_room(self, leaving: Sequence[Berth], reason: str) -> None:
         # All are taken before anything is waited for: from here on a request loads them anew.
-        taken = [(berth, self._take(berth)) for berth in leaving]
+        taken = [(berth, berth.take()) for berth in leaving]
         for berth, loaded in taken:
             if loaded is not None:
                 await self._unload(berth, loaded)
-                logger.info("%s unloaded: %s", berth.entry.name.display, reason)
+                logger.info("%s unloaded: %s", berth.name, reason)
 
     async def _grow(self, loaded: Loaded, context_tokens: int | None) -> None:
         """Give a request the window that it asks for, if model, settings and memory allow it."""
@@ -426,59 +365,35 @@ class Fleet:
             return
         logger.info("%s: context grown to %d tokens, as a request asked", name, loaded.context_tokens)
 
-    async def _drop(self, berth: _Berth) -> None:
-        loaded = self._take(berth)
+    async def _drop(self, berth: Berth) -> None:
+        loaded = berth.take()
         self._departing.discard(berth)
         if loaded is not None:
             await self._unload(berth, loaded)
-            logger.info("%s unloaded", berth.entry.name.display)
+            logger.info("%s unloaded", berth.name)
 
-    async def _unload(self, berth: _Berth, loaded: Loaded | LoadedEmbedder) -> None:
+    async def _unload(self, berth: Berth, loaded: Loaded | LoadedEmbedder) -> None:
         """Close an engine, and see whether its device's memory comes back."""
         devices, placement = self._placements.devices, loaded.placement
         before = await asyncio.to_thread(devices.free_on_gpu, placement.device)
         await asyncio.to_thread(loaded.engine.close)
         self.tally.end(loaded.engine.figures)
         if self._rpc is not None:
-            self._rpc.servers.give_back(berth.entry.name.display)
+            self._rpc.servers.give_back(berth.name)
         taken_bytes = placement.taken_on(berth.entry.settings.device)
         kept = await asyncio.to_thread(devices.kept_back, placement.device, taken_bytes, before)
         if kept is not None:
-            name = berth.entry.name.display
+            name = berth.name
             logger.warning("%s: %s", name, kept)
             self.faults.add(name, kept)
 
-    def _take(self, berth: _Berth) -> Loaded | LoadedEmbedder | None:
-        """Take what is loaded out of the berth, which is then as before any request."""
-        self._stop_clock(berth)
-        loaded, berth.loaded = berth.loaded, None
-        berth.keep_alive_s = berth.entry.settings.keep_alive_s
-        return loaded
+    def _expire(self, berth: Berth) -> None:
+        self._spawn(self._drop_if_unused(berth))
 
-    async def _drop_if_unused(self, berth: _Berth) -> None:
+    async def _drop_if_unused(self, berth: Berth) -> None:
         async with berth.lock:
             if berth.users == 0:
                 await self._drop(berth)
-
-    def _start_clock(self, berth: _Berth) -> None:
-        if berth.users:
-            return
-        if berth.loaded is None:
-            # A wish for this model's end is not one for the end of the next one.
-            berth.keep_alive_s = berth.entry.settings.keep_alive_s
-            return
-        self._stop_clock(berth)
-        if math.isinf(berth.keep_alive_s):
-            return
-        berth.expires_at = _in_seconds(berth.keep_alive_s)
-        loop = asyncio.get_running_loop()
-        berth.timer = loop.call_later(berth.keep_alive_s, lambda: self._spawn(self._drop_if_unused(berth)))
-
-    def _stop_clock(self, berth: _Berth) -> None:
-        berth.expires_at = None
-        if berth.timer is not None:
-            berth.timer.cancel()
-            berth.timer = None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work`` to its end, whoever waits for it."""
@@ -527,14 +442,3 @@ class Fleet:
     def _refuse_when_closed(self) -> None:
         if self._closed:
             raise Stopping
-
-
-def _expiry(berth: _Berth) -> datetime.datetime | None:
-    """When the model goes. While requests use it, that is counted from now."""
-    if berth.users == 0 or math.isinf(berth.keep_alive_s):
-        return berth.expires_at
-    return _in_seconds(berth.keep_alive_s)
-
-
-def _in_seconds(seconds: float) -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)

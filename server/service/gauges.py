@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 
 from server.engine.figures import Histogram
 from server.gpu.nvml import GpuReading
+from server.service.berths import Resident
 from server.service.devices import Seen, others_bytes_of, own_bytes_of
 from server.service.elsewhere import Distant
-from server.service.fleet import Resident
 from server.service.metrics import PREFIX, Names
 from server.service.service import Service
 

@@ -17,6 +17,7 @@ from server.domain.errors import (
     RemoteAway,
     RemoteFailed,
     ServiceError,
+    Unloaded,
 )
 from server.domain.generation import FinishReason
 from server.remote import Api, RemoteModel, RemoteSpec
@@ -296,6 +297,30 @@ def test_hanging_up_is_passed_on(far: Scripted) -> None:
         assert model.state.running == 0
 
     with_model(spec_of(far), work)
+
+
+def test_who_closes_it_ends_what_is_under_way(far: Scripted) -> None:
+    release = threading.Event()
+
+    def waits(call: Call) -> None:
+        call.begin()
+        call.words("a")
+        release.wait(10)
+
+    far.scripts = [waits]
+
+    async def work(model: RemoteModel) -> None:
+        run = await (await asyncio.to_thread(model.prompt, HI, (), None)).submit(RunOptions())
+        parts = run.parts()
+        assert (await anext(parts)).content == "a"
+        await model.close()
+        with pytest.raises(Unloaded):
+            await anext(parts)
+
+    try:
+        with_model(spec_of(far), work)
+    finally:
+        release.set()
 
 
 def test_slots_and_queue_are_kept(far: Scripted) -> None:

@@ -10,8 +10,8 @@ from server.api.ollama.wire import ShowBody
 from server.catalogue import Installed, Recipe
 from server.config import ModelSettings
 from server.engine.gguf.values import LazyArray
+from server.service.berths import Arriving, Resident
 from server.service.elsewhere import Distant
-from server.service.fleet import Arriving, Resident
 
 FOR_EVER = datetime.timedelta(days=292 * 365)
 """A date centuries away that every client can still read."""
