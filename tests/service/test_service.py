@@ -183,10 +183,11 @@ async def test_the_kept_question_reaches_the_generator_word_for_word(
 
     monkeypatch.setattr(ReadyHelper, "answer", summary)
     rendered: list[str] = []
-    loaded = (await service.fleet.load(service.catalogue.find("smollm2:135m"))).template
-    real = loaded.render
+    async with service.fleet.lease_local(service.catalogue.find("smollm2:135m")) as loaded:
+        template = loaded.template
+    real = template.render
     monkeypatch.setattr(
-        type(loaded), "render", lambda self, *given: rendered.append(real(*given)) or rendered[-1]
+        type(template), "render", lambda self, *given: rendered.append(real(*given)) or rendered[-1]
     )
     await finish(service, request(as_several_messages(500)))
     assert "You are terse." in rendered[-1]
