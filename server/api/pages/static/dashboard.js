@@ -171,7 +171,7 @@ function modelsTable(gpu, speeds) {
     cell("Kept", `${count(model.kept_tokens)} tokens`),
     cell("", h("button", { click: () => keep(model.name, 0) }, "Unload"), " ", h("button", { click: () => keep(model.name, -1) }, "Keep")),
   ));
-  rows.push(...gpu.remote.map((model) => h("tr", {},
+  const elsewhere = gpu.remote.map((model) => h("tr", {},
     cell("Model", h("strong", {}, model.name), model.role ? ` ${model.role}` : ""),
     cell("State", model.fault ? h("span", { class: "badge bad" }, model.fault) : model.is_up ? "answers" : "not asked yet"),
     cell("Device", model.host),
@@ -179,8 +179,9 @@ function modelsTable(gpu, speeds) {
     cell("Answers", `${model.running} of ${model.slots}${model.queued ? `, ${model.queued} waiting` : ""}`),
     cell("Tokens a second", speeds.has(model.name) ? Math.round(speeds.get(model.name)).toString() : "–"),
     cell("Kept", "–"),
-    cell("", "")));
-  return table("models", ["Model", "State", "Device", "Context", "Answers", "Tokens a second", "Kept", ""], [...rows, ...loading], "No model is loaded.");
+    cell("", ""),
+  ));
+  return table("models", ["Model", "State", "Device", "Context", "Answers", "Tokens a second", "Kept", ""], [...rows, ...elsewhere, ...loading], "No model is loaded.");
 }
 
 function stays(model) {
