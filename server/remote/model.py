@@ -5,7 +5,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import httpx2
@@ -64,8 +64,10 @@ class RemoteModel:
     """Implements :class:`server.service.answering.Answerer`. Belongs to the event loop, but for what counts
     and writes prompts."""
 
-    def __init__(self, spec: RemoteSpec) -> None:
+    def __init__(self, spec: RemoteSpec, tell: Callable[[str], None] = lambda fault: None) -> None:
+        """``tell`` is called with what goes wrong, once until the server answers again."""
         self.spec = spec
+        self._tell = tell
         self.figures = Figures()
         headers = {**_POLICY, **({"Authorization": f"Bearer {spec.key}"} if spec.key else {})}
         # Certificates take a while to load, and a proxy for the internet knows nothing of this machine.
@@ -216,6 +218,7 @@ class RemoteModel:
         self._failures += 1
         if self._fault is None:
             logger.warning("%s", trouble.error)
+            self._tell(str(trouble.error))
         self._fault = str(trouble.error)
         self._breaker.failed(time.monotonic())
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from server.catalogue import Catalogue, Entry, Installed
 from server.config import ModelSettings, read_key
 from server.engine.figures import Figures
 from server.remote import Api, RemoteModel, RemoteSpec, RemoteState
+from server.service.faults import Faults
 from server.service.tally import Tally
 
 logger = logging.getLogger("llm-optimizer")
@@ -38,13 +40,14 @@ class Elsewhere:
         ConfigError: the file of a key cannot be used.
     """
 
-    def __init__(self, catalogue: Catalogue, tally: Tally) -> None:
+    def __init__(self, catalogue: Catalogue, tally: Tally, faults: Faults) -> None:
         self._catalogue = catalogue
         self._entries = {
             entry.weights: entry for entry in catalogue.configured if entry.settings.is_elsewhere
         }
         self._models: Mapping[str, RemoteModel] = {
-            weights: RemoteModel(spec_of(entry)) for weights, entry in self._entries.items()
+            weights: RemoteModel(spec_of(entry), partial(faults.add, entry.name.display))
+            for weights, entry in self._entries.items()
         }
         self._watching: list[asyncio.Task[None]] = []
         for weights, model in self._models.items():

@@ -73,7 +73,7 @@ class Fleet:
         self.gate = Gate()
         self.faults = Faults()
         self.tally = Tally()
-        self.elsewhere = Elsewhere(catalogue, self.tally)
+        self.elsewhere = Elsewhere(catalogue, self.tally, self.faults)
         for crash in crashes.look_back():
             self.faults.add("service", str(crash), crash.at)
         self._loss = None

@@ -46,6 +46,8 @@ def test_a_generator_that_dies_and_comes_back(tmp_path: Path, embedded_model: Pa
             health = client.get("/health")
             assert health.status_code == 503
             assert "cannot be reached" in health.json()["faults"][GENERATOR]
+            [told] = client.get("/health/gpu").json()["recent_faults"]
+            assert told["where"] == GENERATOR
             far = RunningServer(config, port=port)
             answer = until_answered(client)
             assert answer.json()["message"]["content"]
