@@ -86,8 +86,8 @@ class Work:
     context_tokens: int | None = None
     tokens_received: int | None = None
     tokens_sent: int | None = None
-    tokens_estimated: bool = False
-    """Nobody has counted these two: the model runs elsewhere."""
+    tokens_estimated: bool | None = None
+    """True where nobody has counted these two: the model runs elsewhere."""
     cached_tokens: int | None = None
     read_tokens: int | None = None
     generated_tokens: int | None = None

@@ -46,7 +46,7 @@ def note_routing(account: Account, routing: Routing) -> None:
         fallback=routing.fallback,
         tokens_received=routing.tokens_received,
         tokens_sent=routing.tokens_sent,
-        tokens_estimated=routing.estimated,
+        tokens_estimated=routing.estimated or None,
         summaries=routing.summaries,
         summaries_reused=routing.summaries_reused,
         dropped_messages=routing.dropped_messages,
