@@ -96,7 +96,9 @@ def _run(options: RunOptions) -> dict[str, Any]:
 
 
 def _format(options: RunOptions) -> dict[str, Any]:
-    if options.format is None or options.must_call is not None:
+    """A call that must be made is asked for as a schema, too: llama-server leaves it to the model otherwise, and
+    such a call is found in the text."""
+    if options.format is None:
         return {}
     if isinstance(options.format, str):
         return {"response_format": {"type": "json_object"}}

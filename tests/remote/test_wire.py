@@ -22,6 +22,10 @@ from server.remote.openai import OpenAi
 from server.remote.wire import CallPiece, Chat, Counted
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+AS_SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}},
+}
 WITH_CALLS = (
     Message("user", "Weather in Rome and Oslo?"),
     Message(
@@ -77,20 +81,18 @@ def test_calls_and_their_results_find_each_other() -> None:
         (RunOptions(format="json"), {"response_format": {"type": "json_object"}}),
         (
             RunOptions(format={"type": "object"}),
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}},
-                }
-            },
+            {"response_format": AS_SCHEMA},
         ),
         (
             RunOptions(format={"type": "object"}, must_call=ToolChoice(ToolMode.REQUIRED)),
-            {"tool_choice": "required"},
+            {"tool_choice": "required", "response_format": AS_SCHEMA},
         ),
         (
             RunOptions(format={"type": "object"}, must_call=ToolChoice(ToolMode.REQUIRED, "weather")),
-            {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+            {
+                "tool_choice": {"type": "function", "function": {"name": "weather"}},
+                "response_format": AS_SCHEMA,
+            },
         ),
     ],
 )
