@@ -96,8 +96,8 @@ def _run(options: RunOptions) -> dict[str, Any]:
 
 
 def _format(options: RunOptions) -> dict[str, Any]:
-    """A call that must be made is asked for as a schema, too: llama-server leaves it to the model otherwise, and
-    such a call is found in the text."""
+    """A call that must be made is asked for as a schema, too: llama-server leaves it to the model otherwise.
+    It is found in the text then."""
     if options.format is None:
         return {}
     if isinstance(options.format, str):
