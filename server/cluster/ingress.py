@@ -131,6 +131,10 @@ class Ingress:
                 await self._relayed_once(asked, sending)
             except ReplicaLost as error:
                 logger.warning("attempt %d of %s: a replica is lost: %s", attempt, asked.path, error)
+                if sending.is_complete:
+                    # It went after its last word, and before the end was told.
+                    await sending.end()
+                    return
                 if sending.started:
                     await sending.broken_off(asked.path, asked.header(b"x-request-id"))
                     return
@@ -188,6 +192,12 @@ class Ingress:
                 await _told(working, sending)
         finally:
             working.cancel()
+
+
+def _length_of(head: Head) -> int | None:
+    """What the head says of the body's length."""
+    told = next((value for name, value in head.headers if name.lower() == b"content-length"), b"")
+    return int(told) if told.isdigit() else None
 
 
 def _worst_named(wholes: list[Whole]) -> Whole:
@@ -290,20 +300,30 @@ class _Client:
 
 
 class _Sending:
-    """The way back. The head waits for the first piece: until that has gone out nothing has begun."""
+    """The way back. The head waits for the first piece, and where it tells the body's length, for all of it:
+    until then nothing has begun."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._head = Head(500, ())
         self._held = False
-        self.started = False
+        self._kept = bytearray()
+        self._length: int | None = None
+        self.started = self.is_complete = False
 
     def holds(self, head: Head) -> None:
         """The status and headers that the first piece goes out with."""
         self._head, self._held = head, True
+        self._kept, self._length = bytearray(), _length_of(head)
 
     async def piece(self, body: bytes) -> None:
         """More of the body."""
+        if self._length is not None and not self.started:
+            self._kept += body
+            self.is_complete = len(self._kept) >= self._length
+            if not self.is_complete:
+                return
+            body, self._kept = bytes(self._kept), bytearray()
         await self._begin()
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
 
@@ -316,7 +336,7 @@ class _Sending:
         if not self._held:
             raise ReplicaLost("its answer ended before it began")
         await self._begin()
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self.send({"type": "http.response.body", "body": bytes(self._kept), "more_body": False})
 
     async def whole(self, whole: Whole, method: str) -> None:
         """An answer in one piece."""

@@ -12,7 +12,7 @@ import pytest
 from server.cluster.endings import LOST
 from server.cluster.ingress import Ingress
 from server.cluster.terms import Terms
-from server.cluster.wire import Piece, ReplicaLost, Taken, Whole
+from server.cluster.wire import Head, Piece, ReplicaLost, Taken, Whole
 from tests.cluster.replicas import EVENTS, JSON, NDJSON, Scripted, fine, lost, nobody
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -219,3 +219,23 @@ def test_a_proxy_on_the_same_machine_is_no_client_on_it() -> None:
 
         asyncio.run(asked())
         assert replicas.asked[0].client == client
+
+
+def sized(length: int) -> Head:
+    return Head(200, ((b"content-type", b"application/json"), (b"content-length", str(length).encode())))
+
+
+def test_an_answer_of_known_length_is_complete_with_its_last_byte() -> None:
+    replicas = Scripted(lost(Taken("a"), sized(7), Piece(b'{"a":'), Piece(b"1}")), fine("b", b"{}"))
+    assert ask(replicas).json() == {"a": 1}
+    assert len(replicas.asked) == 1
+
+
+def test_half_an_answer_of_known_length_has_not_begun() -> None:
+    replicas = Scripted(lost(Taken("a"), sized(7), Piece(b'{"a":')), fine("b", b'{"b":2}', head=sized(7)))
+    assert ask(replicas).json() == {"b": 2}
+    assert len(replicas.asked) == 2
+
+
+def test_an_answer_that_is_shorter_than_it_says_is_handed_on() -> None:
+    assert ask(Scripted(fine("a", b"{}", head=sized(7)))).content == b"{}"
