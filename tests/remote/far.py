@@ -21,7 +21,7 @@ def near(
     served = {"remote_url": url, "remote_retries": 1, **remote}
     tables = {
         role: served,
-        "router": {"helper_timeout_s": 600.0, "strategy_a_max": 200, "strategy_b_max": 600},
+        "router": {"helper_timeout_s": 600.0, "summary_chars_max": 100},
     }
     helper = tables.pop("helper", {})
     with serving(folder, embedded_config(model, helper={"path": str(model), **helper}, **tables)) as running:
@@ -42,6 +42,10 @@ def history(turns: int, first: int = 0) -> list[dict[str, str]]:
         told.append({"role": "user", "content": f"Note this down, part {turn}. " + fact * 6})
         told.append({"role": "assistant", "content": f"Noted: part {turn} is written down. " + fact * 3})
     return [*told, {"role": "user", "content": "Which valve opens first?"}]
+
+
+COUNTING = {"type": "array", "items": {"type": "integer"}, "minItems": 900}
+"""A schema that makes an answer long, whatever the model thinks of it."""
 
 
 def running_there(server: RunningServer) -> int:

@@ -1,13 +1,14 @@
 """The server that runs a model is killed: before the first token, in mid-stream, and comes back."""
 
 import json
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from server.sockets import listening
-from tests.remote.far import DIRECT, GENERATOR, chat, history, near
+from tests.remote.far import COUNTING, DIRECT, GENERATOR, chat, history, near
 from tests.running import RunningServer, embedded_config
 
 
@@ -32,7 +33,7 @@ def test_a_generator_that_dies_and_comes_back(tmp_path: Path, embedded_model: Pa
     try:
         with near(tmp_path, embedded_model, far.url) as server, server.client() as client:
             with client.stream(
-                "POST", "/api/chat", json=chat("Count.", num_predict=4000), headers=DIRECT
+                "POST", "/api/chat", json=chat("Count.", num_predict=4000, format=COUNTING), headers=DIRECT
             ) as told:
                 lines = told.iter_lines()
                 assert "content" in json.loads(next(lines))["message"]
@@ -63,6 +64,7 @@ def until_answered(client: httpx.Client) -> httpx.Response:
         if answer.status_code == 200:
             return answer
         assert answer.status_code == 503
+        time.sleep(0.2)
     raise AssertionError(answer.text)
 
 
@@ -71,11 +73,11 @@ def test_a_helper_that_dies_costs_no_answer(tmp_path: Path, embedded_model: Path
     try:
         url, name = far.url, {"remote_model": GENERATOR}
         with near(tmp_path, embedded_model, url, role="helper", **name) as server, server.client() as client:
-            body = {**chat("", stream=False), "messages": history(6)}
+            body = {**chat("", stream=False), "messages": history(3)}
             answer = client.post("/api/chat", json=body, headers={"X-LLM-Optimizer-Policy": "one-pass"})
             assert answer.json()["llm_optimizer"]["strategy"] == "B", answer.text
             far.kill()
-            body["messages"] = history(6, first=100)
+            body["messages"] = history(3, first=100)
             answer = client.post("/api/chat", json=body, headers={"X-LLM-Optimizer-Policy": "one-pass"})
             done = answer.json()["llm_optimizer"]
             assert done["strategy"] == "A"
