@@ -41,7 +41,8 @@ def far(skilled_server: RunningServer) -> Iterator[httpx.Client]:
 
 
 def same(path: str, body: dict[str, Any], client: httpx.Client, far: httpx.Client) -> tuple[Any, Any]:
-    # The first one reads the prompt, and the others find it read: only then sums round alike.
+    # The first one reads the prompt, which no other test has, and the others find it read: only then sums
+    # round alike.
     far.post(path, json=body, headers=DIRECT)
     answers = [asked.post(path, json=body, headers=DIRECT) for asked in (client, far)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
@@ -55,7 +56,7 @@ def lines(client: httpx.Client, path: str, body: dict[str, Any]) -> list[str]:
 
 
 def test_ollamas_chat(client: httpx.Client, far: httpx.Client) -> None:
-    body = chat("Name a colour.", stream=False)
+    body = chat("Name one animal.", stream=False)
     mine, theirs = same("/api/chat", body, client, far)
     assert mine["message"]["content"] == theirs["message"]["content"] != ""
     assert mine["done_reason"] == theirs["done_reason"]
@@ -65,7 +66,7 @@ def test_ollamas_chat(client: httpx.Client, far: httpx.Client) -> None:
 
 
 def test_ollamas_stream(client: httpx.Client, far: httpx.Client) -> None:
-    body = chat("Name a colour.")
+    body = chat("Name one river.")
     far.post("/api/chat", json={**body, "stream": False}, headers=DIRECT)
     mine, theirs = ([json.loads(line) for line in lines(one, "/api/chat", body)] for one in (client, far))
     words = ["".join(chunk["message"]["content"] for chunk in told) for told in (mine, theirs)]
@@ -75,7 +76,7 @@ def test_ollamas_stream(client: httpx.Client, far: httpx.Client) -> None:
 
 def test_ollamas_generate(client: httpx.Client, far: httpx.Client) -> None:
     for more in ({}, {"raw": True}, {"system": "Be brief."}):
-        body = {"model": GENERATOR, "prompt": "A colour is", "stream": False, **more}
+        body = {"model": GENERATOR, "prompt": "One flower is", "stream": False, **more}
         body["options"] = {"temperature": 0, "num_predict": 8}
         mine, theirs = same("/api/generate", body, client, far)
         assert mine["response"] == theirs["response"] != ""
@@ -83,22 +84,22 @@ def test_ollamas_generate(client: httpx.Client, far: httpx.Client) -> None:
 
 
 def test_openais_chat_and_completions(client: httpx.Client, far: httpx.Client) -> None:
-    body = {"model": GENERATOR, "messages": [{"role": "user", "content": "Name a colour."}]}
+    body = {"model": GENERATOR, "messages": [{"role": "user", "content": "Name one metal."}]}
     body |= {"temperature": 0, "max_tokens": 8}
     mine, theirs = same("/v1/chat/completions", body, client, far)
     assert mine["choices"][0]["message"]["content"] == theirs["choices"][0]["message"]["content"] != ""
     assert mine["usage"]["prompt_tokens"] == theirs["usage"]["prompt_tokens"]
-    body = {"model": GENERATOR, "prompt": "A colour is", "temperature": 0, "max_tokens": 8}
+    body = {"model": GENERATOR, "prompt": "One metal is", "temperature": 0, "max_tokens": 8}
     mine, theirs = same("/v1/completions", body, client, far)
     assert mine["choices"][0]["text"] == theirs["choices"][0]["text"] != ""
 
 
 def test_responses_and_messages(client: httpx.Client, far: httpx.Client) -> None:
-    body = {"model": GENERATOR, "input": "Name a colour.", "temperature": 0, "max_output_tokens": 16}
+    body = {"model": GENERATOR, "input": "Name one planet.", "temperature": 0, "max_output_tokens": 16}
     mine, theirs = same("/v1/responses", body, client, far)
     assert mine["output"][0]["content"] == theirs["output"][0]["content"]
     body = {"model": GENERATOR, "max_tokens": 8, "temperature": 0}
-    body["messages"] = [{"role": "user", "content": "Name a colour."}]
+    body["messages"] = [{"role": "user", "content": "Name another planet."}]
     mine, theirs = same("/v1/messages", body, client, far)
     assert mine["content"] == theirs["content"]
     events = lines(client, "/v1/messages", {**body, "stream": True})
