@@ -1,6 +1,6 @@
 """Whether a build with CUDA can work here: decisions by table, and the target with programs that pretend."""
 
-import importlib.util
+import importlib
 import os
 import stat
 import subprocess
@@ -15,14 +15,9 @@ from tests.running import PROJECT
 
 
 def load() -> ModuleType:
-    """scripts/ is no package: the file is read as a module of its own."""
-    spec = importlib.util.spec_from_file_location("check_cuda", PROJECT / "scripts" / "check_cuda.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["check_cuda"] = module
-    spec.loader.exec_module(module)
-    return module
+    """scripts/ is no package: its programs find each other as neighbours."""
+    sys.path.append(str(PROJECT / "scripts"))
+    return importlib.import_module("check_cuda")
 
 
 check = load()
