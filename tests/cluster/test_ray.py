@@ -1,6 +1,7 @@
 """The application under the real Ray Serve: two replicas on this machine."""
 
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -57,7 +58,19 @@ def chat(client: httpx.Client, words: str, *turns: dict[str, str], tokens: int =
     return client.post("/v1/chat/completions", json=body)
 
 
+def wait_until_known(client: httpx.Client, seconds: float = 60) -> None:
+    """Replicas tell the ingresses every two seconds what they have loaded, and new ones get no conversations
+    before that."""
+    deadline_s, answered = time.monotonic() + seconds, set()
+    for number in itertools.count():
+        answered.add(chat(client, f"Probe {number}.", tokens=1).headers[REPLICA])
+        if len(answered) == 2:
+            return
+        assert time.monotonic() < deadline_s, "one of the replicas gets no conversation"
+
+
 def test_a_conversation_stays_with_its_replica_and_finds_its_prefix(client: httpx.Client) -> None:
+    wait_until_known(client)
     with ThreadPoolExecutor(8) as pool:
         firsts = list(pool.map(lambda n: chat(client, f"Talk {n}: count the drums. " * 8), range(8)))
         assert len({first.headers[REPLICA] for first in firsts}) == 2, "both take conversations"

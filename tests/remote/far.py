@@ -1,7 +1,9 @@
 """A service whose generator, or helper, is run by another server."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,33 @@ def running_there(server: RunningServer) -> int:
     """How many answers are under way."""
     told = httpx.get(f"{server.url}/api/ps", timeout=60).json()["models"]
     return sum(model["slots"]["running"] + model["slots"]["queued"] for model in told)
+
+
+def hang_up_in_the_middle(server: RunningServer, is_busy: Callable[[], bool]) -> None:
+    """Leave a long answer after its first words; the other server must stop, too, which ``is_busy`` tells."""
+    body = chat("Count as far as you can.", num_predict=4000, format=COUNTING)
+    with server.client() as client, client.stream("POST", "/api/chat", json=body, headers=DIRECT) as told:
+        # Held on to: an iterator that is dropped hangs up.
+        lines = told.iter_lines()
+        while '"content":""' in next(lines):
+            pass
+        assert is_busy()
+    deadline_s = time.monotonic() + 20
+    while is_busy():
+        assert time.monotonic() < deadline_s, "it goes on there"
+        time.sleep(0.05)
+
+
+def break_in_the_middle(client: httpx.Client, kill: Callable[[], None]) -> None:
+    """``kill`` the other server amid an answer, and before the first token of the next one."""
+    body = chat("Count.", num_predict=4000, format=COUNTING)
+    with client.stream("POST", "/api/chat", json=body, headers=DIRECT) as told:
+        lines = told.iter_lines()
+        assert "content" in json.loads(next(lines))["message"]
+        kill()
+        last = json.loads([line for line in lines if line][-1])
+    assert "127.0.0.1" in last["error"]
+    answer = client.post("/api/chat", json=chat("Hi", stream=False))
+    assert answer.status_code == 503, answer.text
+    assert "cannot be reached" in answer.json()["error"]
+    assert int(answer.headers["retry-after"]) > 0

@@ -1,6 +1,5 @@
 """The server that runs a model is killed: before the first token, in mid-stream, and comes back."""
 
-import json
 import time
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import httpx
 import pytest
 
 from server.sockets import listening
-from tests.remote.far import COUNTING, DIRECT, GENERATOR, chat, history, near
+from tests.remote.far import GENERATOR, break_in_the_middle, chat, history, near
 from tests.running import RunningServer, embedded_config
 
 
@@ -32,18 +31,7 @@ def test_a_generator_that_dies_and_comes_back(tmp_path: Path, embedded_model: Pa
     far = RunningServer(config, port=port)
     try:
         with near(tmp_path, embedded_model, far.url) as server, server.client() as client:
-            with client.stream(
-                "POST", "/api/chat", json=chat("Count.", num_predict=4000, format=COUNTING), headers=DIRECT
-            ) as told:
-                lines = told.iter_lines()
-                assert "content" in json.loads(next(lines))["message"]
-                far.kill()
-                last = json.loads([line for line in lines if line][-1])
-            assert "127.0.0.1" in last["error"]
-            answer = client.post("/api/chat", json=chat("Hi", stream=False))
-            assert answer.status_code == 503, answer.text
-            assert "cannot be reached" in answer.json()["error"]
-            assert int(answer.headers["retry-after"]) > 0
+            break_in_the_middle(client, far.kill)
             health = client.get("/health")
             assert health.status_code == 503
             assert "cannot be reached" in health.json()["faults"][GENERATOR]

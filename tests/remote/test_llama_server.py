@@ -13,7 +13,7 @@ import pytest
 from bench.build_llama_server import built_llama_server
 from tests.conftest import QWEN
 from tests.engine.gguf_files import with_chat_template
-from tests.remote.far import COUNTING, DIRECT, GENERATOR, chat, history, near
+from tests.remote.far import GENERATOR, break_in_the_middle, chat, hang_up_in_the_middle, history, near
 from tests.running import RunningServer
 
 pytestmark = pytest.mark.slow
@@ -150,33 +150,11 @@ def test_the_helper_shortens_what_is_sent(client: httpx.Client, policy: str, str
 
 
 def test_a_hang_up_ends_it_there(server: RunningServer, far: LlamaServer) -> None:
-    body = chat("Count as far as you can.", num_predict=4000, format=COUNTING)
-    with (
-        httpx.Client(base_url=server.url, timeout=60) as client,
-        client.stream("POST", "/api/chat", json=body, headers=DIRECT) as told,
-    ):
-        lines = told.iter_lines()
-        while '"content":""' in next(lines):
-            pass
-        assert not far.is_idle()
-    deadline = time.monotonic() + 20
-    while not far.is_idle():
-        assert time.monotonic() < deadline, "it goes on there"
-        time.sleep(0.05)
+    hang_up_in_the_middle(server, lambda: not far.is_idle())
 
 
 def test_it_is_killed_in_the_middle_and_before_the_first_token(
     client: httpx.Client, server: RunningServer, far: LlamaServer
 ) -> None:
-    with client.stream(
-        "POST", "/api/chat", json=chat("Count.", num_predict=4000, format=COUNTING), headers=DIRECT
-    ) as told:
-        lines = told.iter_lines()
-        assert "content" in json.loads(next(lines))["message"]
-        far.kill()
-        last = json.loads([line for line in lines if line][-1])
-    assert "127.0.0.1" in last["error"]
-    answer = client.post("/api/chat", json=chat("Hi", stream=False))
-    assert answer.status_code == 503
-    assert "cannot be reached" in answer.json()["error"]
+    break_in_the_middle(client, far.kill)
     assert not server.logged("Traceback")

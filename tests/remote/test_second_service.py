@@ -1,7 +1,6 @@
 """The generator is another llm-optimizer's: all dialects, tools, B and C, and what is told of it."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,16 @@ import ollama
 import openai
 import pytest
 
-from tests.remote.far import COUNTING, DIRECT, GENERATOR, HELPER, chat, history, near, running_there
+from tests.remote.far import (
+    DIRECT,
+    GENERATOR,
+    HELPER,
+    chat,
+    hang_up_in_the_middle,
+    history,
+    near,
+    running_there,
+)
 from tests.running import RunningServer
 
 WEATHER = {
@@ -163,20 +171,7 @@ def test_the_thresholds_count_exactly(client: httpx.Client, far: httpx.Client) -
 
 
 def test_a_hang_up_ends_it_there(server: RunningServer, skilled_server: RunningServer) -> None:
-    body = chat("Count as far as you can.", num_predict=4000, format=COUNTING)
-    with (
-        httpx.Client(base_url=server.url, timeout=60) as client,
-        client.stream("POST", "/api/chat", json=body, headers=DIRECT) as response,
-    ):
-        # Held on to: what is dropped hangs up.
-        told = response.iter_lines()
-        while '"content":""' in next(told):
-            pass
-        assert running_there(skilled_server) == 1
-    deadline = time.monotonic() + 20
-    while running_there(skilled_server):
-        assert time.monotonic() < deadline, "it goes on there"
-        time.sleep(0.05)
+    hang_up_in_the_middle(server, lambda: running_there(skilled_server) == 1)
 
 
 def test_what_has_no_vocabulary_here_says_so(client: httpx.Client) -> None:
