@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from server.catalogue.elsewhere import NoFile
+from server.catalogue.elsewhere import no_file
 from server.catalogue.entries import Entry, Installed, Role
 from server.catalogue.files import Files, ModelFile, sha256_of
 from server.catalogue.known import Known, find_known, known_models
@@ -35,7 +35,7 @@ class Catalogue:
             for role, model in ((Role.GENERATOR, settings.generator), (Role.HELPER, settings.helper))
         )
         self._elsewhere = {
-            entry.weights: NoFile(entry.settings) for entry in self.configured if entry.settings.is_elsewhere
+            entry.weights: no_file(entry.settings) for entry in self.configured if entry.settings.is_elsewhere
         }
         self._files = Files()
         self._records = Records(self.models_dir)
@@ -82,7 +82,7 @@ class Catalogue:
 
     def look_up(self, name: ModelName) -> Entry | None:
         """The model of that name, whether its file is there or not."""
-        configured = next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+        configured = self._configured(name)
         if configured is not None:
             return configured
         record = self._records.find(name)
@@ -145,7 +145,7 @@ class Catalogue:
         Raises:
             CannotWrite: naming the setting.
         """
-        entry = next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+        entry = self._configured(name)
         if entry is not None:
             return entry.settings.path
         try:
@@ -224,7 +224,7 @@ class Catalogue:
 
     def refuse_configured(self, name: ModelName) -> None:
         """Raise InvalidRequest for the name of a model of the settings."""
-        entry = next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+        entry = self._configured(name)
         if entry is not None:
             raise InvalidRequest(
                 f'"{name.display}" is the {entry.section} of the settings and would come back: '
@@ -233,7 +233,7 @@ class Catalogue:
 
     def refuse_elsewhere(self, name: ModelName) -> None:
         """Raise InvalidRequest for the name of a model that another server runs: its file is there."""
-        entry = next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+        entry = self._configured(name)
         if entry is not None and entry.settings.is_elsewhere:
             raise InvalidRequest(
                 f'"{name.display}" runs at {entry.settings.remote_url}: its file does not belong here. '
@@ -249,9 +249,13 @@ class Catalogue:
         )
         return next((path for path in files if path.is_file()), None)
 
+    def _configured(self, name: ModelName) -> Entry | None:
+        """The model of the settings that has this name."""
+        return next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+
     def _recorded(self) -> Iterator[Entry]:
         for record in self._records:
-            if not any(entry.name.is_same_as(record.model_name) for entry in self.configured):
+            if self._configured(record.model_name) is None:
                 entry = self._recorded_entry(record)
                 if entry is not None:
                     yield entry
@@ -300,7 +304,7 @@ class Catalogue:
         if record.base is None:
             return None
         name = ModelName.parse(record.base)
-        return next((entry for entry in self.configured if entry.name.is_same_as(name)), None)
+        return self._configured(name)
 
     def _lying_there(self) -> Iterator[Entry]:
         """Files in the folder that nobody has named, under the names that their files give them."""
@@ -324,7 +328,7 @@ class Catalogue:
 
     def _tell_of_hidden_records(self) -> None:
         for record in self._records:
-            if any(entry.name.is_same_as(record.model_name) for entry in self.configured):
+            if self._configured(record.model_name) is not None:
                 logger.warning("the record of %s has no effect: the settings name such a model", record.name)
             elif record.base is not None and self._base_of(record) is None:
                 logger.warning("%s is not served: no configured model is %s", record.name, record.base)

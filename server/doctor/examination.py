@@ -7,7 +7,7 @@ from pathlib import Path
 from server.catalogue import Catalogue
 from server.catalogue.known import find_known
 from server.config import Settings
-from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, remote, units
+from server.doctor import access, binding, cards, crashes, folders, models, plan, ports, units
 from server.doctor.check import Check, Status, ok, worst
 from server.doctor.facts import Build, Native, Planned, SeenDevice
 from server.gpu.nvml import open_nvml
@@ -50,11 +50,11 @@ def examine(settings: Settings, config: Path | None, *, verify: bool) -> Report:
         *_card_checks(native, wanted),
         *_decode_checks(native, wanted, catalogue),
         *_model_checks(catalogue, verify=verify),
-        *remote.judge_remotes(catalogue),
+        *_checks_elsewhere(catalogue),
         *map(plan.judge_plan, planned),
         *map(ports.judge_port, listening),
         *crashes.judge_crashes(crash_folder(settings.cache_dir), _crashes(settings)),
-        *_remote_checks(settings),
+        *_rpc_checks(settings),
         access.look_at_access(settings),
         units.judge_unit(units.look_at_unit()),
         units.judge_ollama(units.active_ollama_units()),
@@ -116,7 +116,15 @@ def _crashes(settings: Settings) -> tuple[Crash, ...]:
     return tuple(Crashes(crash_folder(settings.cache_dir)).in_force().values())
 
 
-def _remote_checks(settings: Settings) -> Iterator[Check]:
+def _checks_elsewhere(catalogue: Catalogue) -> Iterator[Check]:
+    entries = [entry for entry in catalogue.configured if entry.settings.is_elsewhere]
+    if entries:
+        from server.doctor.remote import judge_remote  # noqa: PLC0415
+
+        yield from map(judge_remote, entries)
+
+
+def _rpc_checks(settings: Settings) -> Iterator[Check]:
     if settings.has_split_models:
         from server.doctor.rpc import judge_lost  # noqa: PLC0415
         from server.service.rpc_servers import remembered  # noqa: PLC0415

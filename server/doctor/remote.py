@@ -1,25 +1,18 @@
 """Models that other servers run: there, and willing?"""
 
 import asyncio
-from collections.abc import Iterator
 
-from server.catalogue import Catalogue, Entry
+from server.catalogue import Entry
 from server.config import ConfigError
 from server.doctor.check import Check, fault, ok, warning
 from server.remote import RemoteModel
-from server.service.elsewhere import spec_of
+from server.service.clients import client_of
 
 
-def judge_remotes(catalogue: Catalogue) -> Iterator[Check]:
-    """Ask each server for its models."""
-    for entry in catalogue.configured:
-        if entry.settings.is_elsewhere:
-            yield _judge(entry)
-
-
-def _judge(entry: Entry) -> Check:
+def judge_remote(entry: Entry) -> Check:
+    """Ask the server of a model for all that it has."""
     try:
-        model = RemoteModel(spec_of(entry))
+        model = client_of(entry, lambda fault: None)
     except ConfigError as error:
         return fault("remote", str(error), "let the file hold the key alone", subject=entry.section)
     return judge_sight(entry, model, asyncio.run(_look(model)))

@@ -47,7 +47,12 @@ class Way(Enum):
 
 def estimated(text: str) -> int:
     """Tokens of ``text``, by its length alone: the same text always counts the same."""
-    return int(len(text.encode()) / _BYTES_PER_TOKEN) + 1 if text else 0
+    return estimated_of(len(text.encode()))
+
+
+def estimated_of(size_bytes: int) -> int:
+    """The same of a text of that length."""
+    return int(size_bytes / _BYTES_PER_TOKEN) + 1 if size_bytes else 0
 
 
 def estimated_chat(body: Mapping[str, Any]) -> int:
@@ -76,8 +81,12 @@ class Counter:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the server counts, as far as is known."""
-        return self._way not in (Way.UNKNOWN, Way.ESTIMATE)
+        """Whether the server counts, as far as is known, and does so now."""
+        return self._way not in (Way.UNKNOWN, Way.ESTIMATE) and not self._rests
+
+    @property
+    def _rests(self) -> bool:
+        return time.monotonic() < self._rests_until_s
 
     def count(self, text: str) -> int:
         """Tokens of a piece of text."""
@@ -95,7 +104,7 @@ class Counter:
         """The server's word; None: it has none, now or ever."""
         if self._way is Way.ESTIMATE:
             return None
-        if time.monotonic() < self._rests_until_s:
+        if self._rests:
             return None
         try:
             if self._way is Way.UNKNOWN:

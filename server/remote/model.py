@@ -64,7 +64,7 @@ class RemoteModel:
     """Implements :class:`server.service.answering.Answerer`. Belongs to the event loop, but for what counts
     and writes prompts."""
 
-    def __init__(self, spec: RemoteSpec, tell: Callable[[str], None] = lambda fault: None) -> None:
+    def __init__(self, spec: RemoteSpec, tell: Callable[[str], None]) -> None:
         """``tell`` is called with what goes wrong, once until the server answers again."""
         self.spec = spec
         self._tell = tell
@@ -96,8 +96,8 @@ class RemoteModel:
 
     @property
     def vocabulary(self) -> str:
-        """Models with the same one count alike."""
-        return f"{self.spec.url} {self.spec.model}"
+        """Models with the same one count alike; estimates of a while are not remembered as counts."""
+        return f"{self.spec.url} {self.spec.model} {'counted' if self.counts_exactly else 'estimated'}"
 
     @property
     def context_tokens(self) -> int:

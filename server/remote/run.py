@@ -15,7 +15,7 @@ from server.domain.chat import AnswerDelta, AnswerEnd
 from server.domain.errors import RemoteFailed, ServiceError
 from server.domain.generation import FinishReason, Usage
 from server.remote.assembling import Calls
-from server.remote.counting import estimated
+from server.remote.counting import estimated_of
 from server.remote.faults import Trouble, of_connection, of_end, of_silence, of_status
 from server.remote.spec import RemoteSpec
 from server.remote.wire import Counted, Dialect, Piece
@@ -81,7 +81,7 @@ class RemoteRun:
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended = False
         self._begun_ns = self._first_ns = self._last_ns = 0
-        self._written_chars = 0
+        self._written_bytes = 0
         self._counted = Counted()
         self._task = asyncio.create_task(self._run())
 
@@ -114,7 +114,7 @@ class RemoteRun:
         cached = min(counted.cached_tokens or 0, prompt)
         generated = counted.generated_tokens
         if generated is None:
-            generated = estimated("x" * self._written_chars)
+            generated = estimated_of(self._written_bytes)
         begun_ns = self._begun_ns or time.monotonic_ns()
         first_ns = self._first_ns or max(begun_ns, self._last_ns)
         return Usage(
@@ -150,7 +150,8 @@ class RemoteRun:
             self._end_with(RemoteFailed("internal error; the server's log has the details"))
         except asyncio.CancelledError:
             self._opened.cancel()
-            self._server.undecided()
+            if self._begun_ns and not self._first_ns:
+                self._server.undecided()
             raise
         finally:
             self._server.ended(self)
@@ -225,10 +226,11 @@ class RemoteRun:
     def _note(self, piece: Piece) -> None:
         if piece.counted is not None:
             self._counted = piece.counted
-        written = len(piece.content) + len(piece.thinking) + sum(len(call.arguments) for call in piece.calls)
-        if not written and not piece.calls:
+        texts = (piece.content, piece.thinking, *(call.arguments for call in piece.calls))
+        written_bytes = sum(len(text.encode()) for text in texts)
+        if not written_bytes and not piece.calls:
             return
-        self._written_chars += written
+        self._written_bytes += written_bytes
         self._last_ns = time.monotonic_ns()
         if not self._first_ns:
             self._first_ns = self._last_ns

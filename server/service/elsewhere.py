@@ -1,19 +1,22 @@
-"""The models that other servers run: which there are, and how they are."""
+"""The models that other servers run: which there are, and how they are.
+
+What speaks with them is imported only where there is one.
+"""
 
 import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from server.catalogue import Catalogue, Entry, Installed
-from server.config import ModelSettings, read_key
 from server.engine.figures import Figures
-from server.remote import Api, RemoteModel, RemoteSpec, RemoteState
 from server.service.faults import Faults
 from server.service.tally import Tally
+
+if TYPE_CHECKING:
+    from server.remote import RemoteModel, RemoteSpec, RemoteState
 
 logger = logging.getLogger("llm-optimizer")
 
@@ -28,8 +31,8 @@ class Distant:
     """A model that another server runs, as the outside sees it."""
 
     installed: Installed
-    spec: RemoteSpec
-    state: RemoteState
+    spec: "RemoteSpec"
+    state: "RemoteState"
     figures: Figures
 
 
@@ -45,16 +48,13 @@ class Elsewhere:
         self._entries = {
             entry.weights: entry for entry in catalogue.configured if entry.settings.is_elsewhere
         }
-        self._models: Mapping[str, RemoteModel] = {
-            weights: RemoteModel(spec_of(entry), partial(faults.add, entry.name.display))
-            for weights, entry in self._entries.items()
-        }
+        self._models = _clients(self._entries, faults)
         self._watching: list[asyncio.Task[None]] = []
         for weights, model in self._models.items():
             tally.begin(self._entries[weights].name.display, model.figures)
             _tell_of_idle_settings(self._entries[weights])
 
-    def of(self, entry: Entry) -> RemoteModel | None:
+    def of(self, entry: Entry) -> "RemoteModel | None":
         """The client for a model; None: it runs here."""
         return self._models.get(entry.weights)
 
@@ -77,7 +77,7 @@ class Elsewhere:
         for model in self._models.values():
             await model.close()
 
-    async def _watch(self, model: RemoteModel) -> None:
+    async def _watch(self, model: "RemoteModel") -> None:
         known = False
         while True:
             names = await model.look()
@@ -87,32 +87,15 @@ class Elsewhere:
             await asyncio.sleep(model.state.retry_in_s or WATCH_S)
 
 
-def spec_of(entry: Entry) -> RemoteSpec:
-    """How a model is reached that runs elsewhere. Raises ConfigError: the file of its key cannot be used."""
-    settings = entry.settings
-    return RemoteSpec(
-        url=_base_of(settings),
-        model=settings.remote_model or settings.name,
-        api=Api(settings.remote_api),
-        key=_key_of(settings.remote_key_file, f"{entry.section}.remote_key_file"),
-        context_tokens=settings.context,
-        abilities=frozenset(settings.remote_abilities),
-        first_token_s=settings.remote_first_token_s,
-        silence_s=settings.remote_silence_s,
-        retries=settings.remote_retries,
-        slots=settings.slots,
-        queue=settings.queue,
-        exact=settings.remote_count == "auto",
-    )
+def _clients(entries: Mapping[str, Entry], faults: Faults) -> "Mapping[str, RemoteModel]":
+    if not entries:
+        return {}
+    from server.service.clients import client_of  # noqa: PLC0415
 
-
-def _base_of(settings: ModelSettings) -> str:
-    needs_version = settings.remote_api == "openai" and not urlsplit(settings.remote_url).path
-    return f"{settings.remote_url}/v1" if needs_version else settings.remote_url
-
-
-def _key_of(file: Path | None, setting: str) -> str:
-    return "" if file is None else read_key(file, setting)
+    return {
+        weights: client_of(entry, partial(faults.add, entry.name.display))
+        for weights, entry in entries.items()
+    }
 
 
 def _tell_of_idle_settings(entry: Entry) -> None:

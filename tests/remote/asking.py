@@ -27,7 +27,7 @@ def with_model(spec: RemoteSpec, work: Callable[[RemoteModel], Awaitable[Result]
     """What ``work`` comes to with a client of its own."""
 
     async def run() -> Result:
-        model = RemoteModel(spec)
+        model = RemoteModel(spec, [].append)
         try:
             return await work(model)
         finally:

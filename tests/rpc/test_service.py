@@ -198,3 +198,10 @@ def test_nothing_of_it_is_imported_on_one_machine(embedded_model: Path, tmp_path
     assert not modules & {f"server.service.{name}" for name in far}
     assert not modules & {"server.engine.rpc", "server.gpu.split", "server.engine.llamacpp.rpc_devices"}
     assert not modules & {"server.engine.llamacpp.split", "server.doctor.rpc"}
+    assert not modules & {
+        "server.remote",
+        "server.service.clients",
+        "server.doctor.remote",
+        "server.cluster",
+        "ray",
+    }
