@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from server import __version__
 from server.api.access import Access
-from server.api.connections import connections, room_for_connections
+from server.api.connections import IDLE_S, connections, room_for_connections
 from server.app import build_app, build_service
 from server.config import ConfigError, Settings, read_keys, split_address
 from server.config.options import toml_text
@@ -195,6 +195,7 @@ def _uvicorn(app: FastAPI) -> uvicorn.Config:
         ws="none",
         log_config=None,
         access_log=False,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
     )

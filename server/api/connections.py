@@ -31,6 +31,10 @@ MOST_HEADERS, MOST_HEADER_BYTES = 128, 65_536
 
 LOOK_S = 5.0
 
+IDLE_S = 120
+"""Between two requests of a connection. Clients keep one that they do not use for less (httpx 5 s, Go 90 s):
+where both sides give it up after the same time, a request that is on its way just then is lost."""
+
 MOST_CONNECTIONS = 4096
 _MOST_FILES = 65_536
 _OWN_FILES = 256

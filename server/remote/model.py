@@ -32,6 +32,10 @@ logger = logging.getLogger("llm-optimizer")
 LOOK_S = 10.0
 """So long a look at a server may take."""
 
+REUSED_S = 3.0
+"""So long a connection may have been idle. Servers on uvicorn (vLLM) and llama-server end theirs after 5 s,
+and a request that is on its way then is lost."""
+
 _NEWEST = 0.3
 _OK = 200
 _POLICY = {"X-LLM-Optimizer-Policy": "direct"}
@@ -82,7 +86,9 @@ class RemoteModel:
         self.http = httpx2.AsyncClient(
             headers=headers,
             timeout=httpx2.Timeout(None, connect=spec.connect_s),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=spec.slots),
+            limits=httpx2.Limits(
+                max_connections=None, max_keepalive_connections=spec.slots, keepalive_expiry=REUSED_S
+            ),
             verify=verify,
             trust_env=trust_env,
         )

@@ -124,6 +124,20 @@ def ended_after_s(connection: socket.socket) -> tuple[float, bytes]:
     return time.monotonic() - began_s, answer
 
 
+def test_an_idle_connection_outlasts_its_client() -> None:
+    """Go's clients give theirs up after 90 s, httpx and aiohttp after 5 and 15 s."""
+    assert limits.IDLE_S > 90
+
+
+@pytest.mark.slow
+def test_a_connection_may_be_idle_for_longer_than_uvicorn_allows(server: RunningServer) -> None:
+    with socket.create_connection(address_of(server)) as connection:
+        for pause_s in (0, 7):
+            time.sleep(pause_s)
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert status_of(connection.recv(65_536)) == 200
+
+
 def test_who_says_nothing_is_let_go(small: SmallServer) -> None:
     with small.connected() as connection:
         took_s, answer = ended_after_s(connection)
