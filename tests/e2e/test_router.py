@@ -1,6 +1,7 @@
 """The user's own three tests, on a real server with a real model.
 
-With the user's estimate, characters / 4, the log has the user's own figures.
+With the user's estimate, characters / 4, the log has the user's own figures. Chats of their sizes take
+minutes on two cores: by default the same is asked of smaller ones under lower thresholds.
 """
 
 import json
@@ -15,7 +16,8 @@ from tests.api.asking import eventually
 from tests.e2e.conversations import as_one_message, as_several_messages
 from tests.running import RunningServer, embedded_config, serving
 
-SMALL, MIDDLE, LARGE = 1000, 3568, 10_981
+MIDDLE, LARGE = 3568, 10_981
+LOW_MIDDLE, LOW_LARGE = 800, 1800
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,8 @@ def short_summaries(
 
 @pytest.fixture(scope="module")
 def low_thresholds(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """What is a middling chat by default is a large one here, with pieces as much smaller."""
-    router = {"strategy_a_max": 600, "strategy_b_max": 2000, "chunk_tokens": 1000}
+    """Shorter chats are middling and large ones here, with pieces as much smaller."""
+    router = {"strategy_a_max": 400, "strategy_b_max": 1200, "chunk_tokens": 600}
     with serving(tmp_path_factory.mktemp("low"), quick_config(embedded_model, **router)) as running:
         yield running
 
@@ -70,17 +72,28 @@ def test_a_few_tokens_go_straight_to_the_generator(short_summaries: RunningServe
     assert new_lines(short_summaries, before)[0] == "/api/chat: direto GPU0 (3 tokens, stream=True)"
 
 
-@pytest.mark.parametrize("make", [as_several_messages, pytest.param(as_one_message, marks=pytest.mark.slow)])
+def test_between_the_thresholds_a_chat_is_shortened_in_one_pass(low_thresholds: RunningServer) -> None:
+    check_one_pass(low_thresholds, as_several_messages(LOW_MIDDLE), LOW_MIDDLE, shortened_to=1 / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [as_several_messages, as_one_message])
 def test_a_middling_chat_is_shortened_in_one_pass(short_summaries: RunningServer, make: Any) -> None:
-    before = len(short_summaries.log)
-    lines, headers = ask(short_summaries, make(MIDDLE), stream=True)
+    check_one_pass(short_summaries, make(MIDDLE), MIDDLE, shortened_to=1 / 4)
+
+
+def check_one_pass(
+    server: RunningServer, messages: list[dict[str, Any]], estimated_tokens: int, *, shortened_to: float
+) -> None:
+    before = len(server.log)
+    lines, headers = ask(server, messages, stream=True)
     done = lines[-1]["llm_optimizer"]
     assert (headers["X-LLM-Optimizer-Strategy"], done["strategy"], done["summaries"]) == ("B", "B", 1)
-    assert done["tokens_sent"] < done["tokens_received"] / 4
+    assert done["tokens_sent"] < shortened_to * done["tokens_received"]
     assert done["helper_duration"] > 0
     assert lines[-1]["prompt_eval_count"] == done["tokens_received"]
-    logged = new_lines(short_summaries, before)
-    assert logged[0] == f"/api/chat: dual-GPU pipeline B ({MIDDLE} tokens)"
+    logged = new_lines(server, before)
+    assert logged[0] == f"/api/chat: dual-GPU pipeline B ({estimated_tokens} tokens)"
     assert logged[1].startswith("GPU1 summary: ")
     assert logged[1].endswith(" chars")
 
@@ -93,7 +106,7 @@ def test_a_middling_chat_is_shortened_in_one_pass(short_summaries: RunningServer
 def test_a_chat_above_the_upper_threshold_is_map_reduced(
     low_thresholds: RunningServer, make: Any, sent: int
 ) -> None:
-    check_map_reduced(low_thresholds, make(MIDDLE), MIDDLE, shortened_to=1 / 3, sent=sent)
+    check_map_reduced(low_thresholds, make(LOW_LARGE), LOW_LARGE, shortened_to=1 / 2, sent=sent)
 
 
 @pytest.mark.slow
@@ -124,7 +137,7 @@ def check_map_reduced(
 def test_the_choice_does_not_depend_on_stream(low_thresholds: RunningServer) -> None:
     request = {
         "model": "smollm2:135m",
-        "messages": as_one_message(SMALL),
+        "messages": as_one_message(LOW_MIDDLE),
         "stream": False,
         "options": {"num_predict": 4},
     }
@@ -136,7 +149,7 @@ def test_the_choice_does_not_depend_on_stream(low_thresholds: RunningServer) -> 
 
 
 def test_the_helper_by_name_is_not_routed(low_thresholds: RunningServer) -> None:
-    lines, headers = ask(low_thresholds, as_one_message(SMALL), model="smollm2:135m-helper")
+    lines, headers = ask(low_thresholds, as_one_message(LOW_MIDDLE), model="smollm2:135m-helper")
     assert headers["X-LLM-Optimizer-Strategy"] == "direct"
     assert lines[-1]["llm_optimizer"]["tokens_sent"] == lines[-1]["llm_optimizer"]["tokens_received"]
 
@@ -173,7 +186,7 @@ def wait_until_idle(client: httpx.Client) -> None:
 
 
 def test_the_next_turn_goes_on_with_the_same_summary(low_thresholds: RunningServer) -> None:
-    chat = as_several_messages(SMALL, "You are calm.")
+    chat = as_several_messages(LOW_MIDDLE, "You are calm.")
     first, _ = ask(low_thresholds, chat)
     assert (first[-1]["llm_optimizer"]["summaries"], first[-1]["llm_optimizer"]["summaries_reused"]) == (1, 0)
     words = "".join(line["message"]["content"] for line in first)

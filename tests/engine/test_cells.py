@@ -3,9 +3,11 @@
 On a tiny model that reads fast, or on the embedded one where texts are compared.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,9 +96,9 @@ def test_who_waits_for_a_beginning_goes_on_when_its_reader_leaves(load: LOADS) -
 
 
 def test_a_conversation_that_had_to_go_comes_back_from_host_memory(load: LOADS, embedded_model: Path) -> None:
-    small = load(1024, path=embedded_model, host_cache_bytes=256 * MIB)
+    small = load(768, path=embedded_model, host_cache_bytes=256 * MIB)
     roomy = load(4096, path=embedded_model)
-    names = ["alpha", "beta", "gamma", "delta"]
+    names = ["alpha", "beta", "gamma"]
     turns = {name: [ask(engine, story(name, 300), 4) for engine in (small, roomy)] for name in names}
     for answers in turns.values():
         for answer in answers:
@@ -130,6 +132,10 @@ def test_a_larger_window_does_not_lose_what_was_read(load: LOADS) -> None:
     assert engine.figures.restored_tokens > 500
 
 
+def kept_in(folder: Path) -> dict[str, Any]:
+    return {"cache_dir": folder, "disk_cache_bytes": 512 * MIB, "digest": "m"}
+
+
 def lasting(engine: Engine, question: str, **wishes: object) -> Listener:
     prompt = SYSTEM + chat(question)
     tokens = engine.model.tokenize(prompt, add_special=True)
@@ -137,7 +143,7 @@ def lasting(engine: Engine, question: str, **wishes: object) -> Listener:
 
 
 def test_a_system_prompt_outlives_the_process(load: LOADS, embedded_model: Path, tmp_path: Path) -> None:
-    wishes = {"cache_dir": tmp_path, "disk_cache_bytes": 512 * MIB, "digest": "m", "path": embedded_model}
+    wishes = {**kept_in(tmp_path), "path": embedded_model}
     first = load(**wishes)
     before = lasting(first, "One?", alternatives=8)
     assert cached(before) == 0
@@ -155,7 +161,7 @@ def test_a_system_prompt_is_written_once_nobody_has_asked_for_a_while(
     load: LOADS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.engine.engine.TIDY_AFTER_S", 0.5)
-    engine = load(cache_dir=tmp_path, disk_cache_bytes=512 * MIB, digest="m")
+    engine = load(**kept_in(tmp_path))
     for question in ("One?", "Two?", "Three?"):
         lasting(engine, question).finished()
         assert engine.tiers.disk_bytes == 0, "the next turn does not wait for a write"
@@ -163,6 +169,16 @@ def test_a_system_prompt_is_written_once_nobody_has_asked_for_a_while(
     while engine.tiers.disk_bytes == 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def saved(library: Library, embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the state of a system prompt, read by the embedded model."""
+    folder = tmp_path_factory.mktemp("saved")
+    engine = Engine.load(library, EngineSpec(embedded_model, "CPU", 16384, slots=4, **kept_in(folder)))
+    lasting(engine, "One?").finished()
+    engine.close()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -176,13 +192,11 @@ def test_a_system_prompt_is_written_once_nobody_has_asked_for_a_while(
     ids=str,
 )
 def test_a_state_that_does_not_match_is_left_alone(
-    load: LOADS, embedded_model: Path, tmp_path: Path, other: dict[str, object]
+    load: LOADS, embedded_model: Path, saved: Path, tmp_path: Path, other: dict[str, object]
 ) -> None:
-    wishes = {"cache_dir": tmp_path, "disk_cache_bytes": 512 * MIB, "digest": "m", "path": embedded_model}
-    first = load(**wishes)
-    lasting(first, "One?").finished()
-    first.close()
-    second = load(**{**wishes, **other})
+    folder = shutil.copytree(saved, tmp_path / "saved")
+    assert list(folder.glob("*.kvstate"))
+    second = load(path=embedded_model, **{**kept_in(folder), **other})
     answer = ask(second, SYSTEM[:300] + chat("One?"), 4)
     assert cached(answer) == 0
     assert answer.finished().usage.generated_tokens > 0
@@ -191,7 +205,7 @@ def test_a_state_that_does_not_match_is_left_alone(
 def test_a_damaged_state_costs_only_time(
     load: LOADS, embedded_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wishes = {"cache_dir": tmp_path, "disk_cache_bytes": 512 * MIB, "digest": "m", "path": embedded_model}
+    wishes = {**kept_in(tmp_path), "path": embedded_model}
     first = load(**wishes)
     before = lasting(first, "One?", alternatives=8)
     before.finished()

@@ -28,6 +28,7 @@ PROMPTS = [
     *(chat(f"Tell me something about a {thing}.") for thing in THINGS),
     *(f"def {thing}(a, b):\n    return a + b\n\ndef {thing}_twice(a, b):\n    return" for thing in THINGS),
 ]
+A_THIRD = PROMPTS[::3]
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +53,36 @@ def drafting(library: Library, embedded_model: Path) -> Iterator[Engine]:
         loaded.close()
 
 
+@pytest.fixture(scope="module")
+def alone(plain: Engine) -> list[Listener]:
+    """What is said to a third of the prompts, one by one and without drafts."""
+    return one_by_one(plain, A_THIRD)
+
+
 def one_by_one(engine: Engine, prompts: list[str], max_tokens: int = 12) -> list[Listener]:
     return [ask(engine, prompt, max_tokens, alternatives=8).wait() for prompt in prompts]
 
 
-def test_drafts_change_no_greedy_text(plain: Engine, drafting: Engine) -> None:
+def test_drafts_change_no_greedy_text(alone: list[Listener], drafting: Engine) -> None:
+    check_alike(alone, one_by_one(drafting, A_THIRD), drafting)
+
+
+@pytest.mark.slow
+def test_drafts_change_no_greedy_text_of_all_prompts(plain: Engine, drafting: Engine) -> None:
     assert len(PROMPTS) == 50
-    without, with_drafts = one_by_one(plain, PROMPTS), one_by_one(drafting, PROMPTS)
-    assert drafting.figures.accepted_tokens > 30, "nothing was tested"
+    check_alike(one_by_one(plain, PROMPTS), one_by_one(drafting, PROMPTS), drafting)
+
+
+def check_alike(without: list[Listener], with_drafts: list[Listener], drafting: Engine) -> None:
+    assert drafting.figures.accepted_tokens > len(without) / 2, "nothing was tested"
     assert drafting.figures.guessed_tokens > drafting.figures.accepted_tokens, "no wrong guess was tested"
     pairs = list(zip(without, with_drafts, strict=True))
-    assert [first_difference(*pair) for pair in pairs] == [None] * 50
-    assert sum(agree_throughout(*pair) for pair in pairs) >= 45, "ties are rare"
+    assert [first_difference(*pair) for pair in pairs] == [None] * len(pairs)
+    assert sum(agree_throughout(*pair) for pair in pairs) >= 0.9 * len(pairs), "ties are rare"
 
 
-def test_company_changes_no_greedy_text(plain: Engine, drafting: Engine) -> None:
-    prompts = PROMPTS[::3]
-    alone = one_by_one(plain, prompts)
-    together = [ask(drafting, prompt, 12, alternatives=8) for prompt in prompts]
+def test_company_changes_no_greedy_text(alone: list[Listener], drafting: Engine) -> None:
+    together = [ask(drafting, prompt, 12, alternatives=8) for prompt in A_THIRD]
     pairs = [(one, other.wait()) for one, other in zip(alone, together, strict=True)]
     assert [first_difference(*pair) for pair in pairs] == [None] * len(pairs)
 

@@ -1,11 +1,13 @@
 """The native side: what a sequence computes is its own affair."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.tiny_models import write_llama
 from server.engine.llamacpp.batch import Batch
 from server.engine.llamacpp.context import Context, ContextShape, DecodeResult, Logits
 from server.engine.llamacpp.library import Library
@@ -21,6 +23,13 @@ def model(embedded_model: Path) -> Iterator[Model]:
 
 @pytest.fixture
 def context(model: Model) -> Iterator[Context]:
+    made = new_context(model)
+    yield made
+    made.close()
+
+
+def new_context(model: Model) -> Context:
+    """1024 cells."""
     shape = ContextShape(
         context_tokens=1024,
         batch_tokens=512,
@@ -32,9 +41,7 @@ def context(model: Model) -> Iterator[Context]:
         flash_attention="auto",
         on_gpu=False,
     )
-    made = model.new_context(shape)
-    yield made
-    made.close()
+    return model.new_context(shape)
 
 
 def read_together(context: Context, prompts: Sequence[Sequence[int]]) -> list[Logits]:
@@ -66,17 +73,26 @@ def test_a_shared_prefix_counts_like_an_own_one(model: Model, context: Context) 
     assert context.held_tokens(1) == len(prompt)
 
 
-def test_cells_are_free_again_after_a_cut(model: Model, context: Context) -> None:
-    prompt = model.tokenize("word " * 480, add_special=True)[:480]
-    for _ in range(3):
-        assert len(read_together(context, [prompt])) == 1
-        context.cut(0, 0)
-    read_together(context, [prompt])
-    batch = Batch(512)
-    for sequence, result in ((1, DecodeResult.DONE), (2, DecodeResult.NO_ROOM)):
-        batch.clear()
-        batch.add(prompt, 0, sequence, outputs=0)
-        assert context.decode(batch) is result
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Iterator[Model]:
+    """One that reads fast, where nobody looks at what it says."""
+    loaded = Library().load_model(write_llama(tmp_path / "tiny.gguf"), "CPU", -1)
+    yield loaded
+    loaded.close()
+
+
+def test_cells_are_free_again_after_a_cut(tiny_model: Model) -> None:
+    prompt = tiny_model.tokenize("word " * 480, add_special=True)[:480]
+    with contextlib.closing(new_context(tiny_model)) as context:
+        for _ in range(3):
+            assert len(read_together(context, [prompt])) == 1
+            context.cut(0, 0)
+        read_together(context, [prompt])
+        batch = Batch(512)
+        for sequence, result in ((1, DecodeResult.DONE), (2, DecodeResult.NO_ROOM)):
+            batch.clear()
+            batch.add(prompt, 0, sequence, outputs=0)
+            assert context.decode(batch) is result
 
 
 def test_an_abort_stops_a_decode_and_can_be_taken_back(model: Model, context: Context) -> None:

@@ -61,11 +61,11 @@ def test_a_helper_that_dies_costs_no_answer(tmp_path: Path, embedded_model: Path
     try:
         url, name = far.url, {"remote_model": GENERATOR}
         with near(tmp_path, embedded_model, url, role="helper", **name) as server, server.client() as client:
-            body = {**chat("", stream=False), "messages": history(3)}
+            body = {**chat("", stream=False), "messages": history(2)}
             answer = client.post("/api/chat", json=body, headers={"X-LLM-Optimizer-Policy": "one-pass"})
             assert answer.json()["llm_optimizer"]["strategy"] == "B", answer.text
             far.kill()
-            body["messages"] = history(3, first=100)
+            body["messages"] = history(2, first=100)
             answer = client.post("/api/chat", json=body, headers={"X-LLM-Optimizer-Policy": "one-pass"})
             done = answer.json()["llm_optimizer"]
             assert done["strategy"] == "A"
