@@ -198,12 +198,12 @@ def test_the_queue_is_bounded_and_moves_on(own_engine: Engine) -> None:
 def test_when_cells_run_out_a_generation_waits_and_loses_nothing(
     own_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 220 tokens of prompt and 80 of answer fit once into 512 cells, not twice.
-    prompts = [f"{start} {COUNTING} " * 3 + COUNTING for start in ("Count:", "Numbers:")]
-    alone = [ask(own_engine, prompt, max_tokens=80).wait().text for prompt in prompts]
+    # 150 tokens of prompt and 150 of answer fit once into 512 cells, not twice.
+    prompts = [f"{start} {COUNTING} " * 2 + COUNTING for start in ("Count:", "Numbers:")]
+    alone = [ask(own_engine, prompt, max_tokens=150).wait().text for prompt in prompts]
     sent_back = count_calls(monkeypatch, Runner, "_send_back")
-    together = [ask(own_engine, prompt, max_tokens=80) for prompt in prompts]
-    assert [answer.finished().usage.generated_tokens for answer in together] == [80, 80]
+    together = [ask(own_engine, prompt, max_tokens=150) for prompt in prompts]
+    assert [answer.finished().usage.generated_tokens for answer in together] == [150, 150]
     assert sent_back, "the cells were enough: the test shows nothing"
     assert [answer.text for answer in together] == alone
 
