@@ -73,7 +73,7 @@ def test_a_few_tokens_go_straight_to_the_generator(short_summaries: RunningServe
 
 
 def test_between_the_thresholds_a_chat_is_shortened_in_one_pass(low_thresholds: RunningServer) -> None:
-    check_one_pass(low_thresholds, as_several_messages(LOW_MIDDLE), LOW_MIDDLE, shortened_to=1 / 2)
+    check_one_pass(low_thresholds, as_several_messages(LOW_MIDDLE), LOW_MIDDLE, shortened_to=1 / 3)
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def check_one_pass(
 def test_a_chat_above_the_upper_threshold_is_map_reduced(
     low_thresholds: RunningServer, make: Any, sent: int
 ) -> None:
-    check_map_reduced(low_thresholds, make(LOW_LARGE), LOW_LARGE, shortened_to=1 / 2, sent=sent)
+    check_map_reduced(low_thresholds, make(LOW_LARGE), LOW_LARGE, shortened_to=1 / 3, sent=sent)
 
 
 @pytest.mark.slow

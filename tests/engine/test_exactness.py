@@ -74,7 +74,7 @@ def test_drafts_change_no_greedy_text_of_all_prompts(plain: Engine, drafting: En
 
 
 def check_alike(without: list[Listener], with_drafts: list[Listener], drafting: Engine) -> None:
-    assert drafting.figures.accepted_tokens > len(without) / 2, "nothing was tested"
+    assert drafting.figures.accepted_tokens > 0.6 * len(without), "nothing was tested"
     assert drafting.figures.guessed_tokens > drafting.figures.accepted_tokens, "no wrong guess was tested"
     pairs = list(zip(without, with_drafts, strict=True))
     assert [first_difference(*pair) for pair in pairs] == [None] * len(pairs)
