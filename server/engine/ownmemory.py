@@ -2,11 +2,43 @@
 
 import ctypes
 import mmap
+from dataclasses import dataclass
 
 _LARGE_BYTES = 4 * 2**20
 _ARENAS = 2
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 """glibc's numbers for the settings, out of its malloc.h."""
+
+
+@dataclass(frozen=True)
+class Heap:
+    """What malloc holds, in bytes: what was asked for and not freed, with pages of its own or out of an
+    arena, and the holes in the arenas."""
+
+    in_use_bytes: int
+    mapped_bytes: int
+    """The part of it that has pages of its own."""
+    free_bytes: int
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's struct of that name; see mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
 
 
 def own_memory(size_bytes: int) -> memoryview:
@@ -34,3 +66,16 @@ def keep_malloc_lean() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         libc.mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def heap_now() -> Heap | None:
+    """What malloc holds right now, of all threads; None where the C library does not tell it.
+
+    glibc does since 2.33. Python's small objects and :func:`own_memory` are not part of it.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return None
+    libc.mallinfo2.restype = _Mallinfo2
+    info = libc.mallinfo2()
+    return Heap(info.uordblks + info.hblkhd, info.hblkhd, info.fordblks)

@@ -1,6 +1,7 @@
 """What the service, its models and its cards are like right now, for Prometheus; returns at once."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 
@@ -14,6 +15,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from server.engine.figures import Histogram
+from server.engine.ownmemory import heap_now
 from server.gpu.nvml import GpuReading
 from server.service.berths import Resident
 from server.service.devices import Seen, others_bytes_of, own_bytes_of
@@ -92,6 +94,7 @@ class Gauges(Collector):
     def collect(self) -> Iterable[Metric]:
         """A look at everything."""
         yield from self._service_now()
+        yield from _memory_now()
         yield from self._models_now()
         yield from self._elsewhere()
         yield from self._engines()
@@ -261,6 +264,20 @@ def _name(resident: Resident) -> str:
 
 def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+def _memory_now() -> Iterable[Metric]:
+    """What tells a leak from holes: where it leaks, what is in use grows as well."""
+    heap = heap_now()
+    held = {"in_use": heap.in_use_bytes, "free": heap.free_bytes} if heap else {}
+    yield _gauge(
+        "heap_bytes",
+        "What malloc holds for the service: given out, or free and kept.",
+        ("state",),
+        [((state,), value) for state, value in held.items()],
+    )
+    blocks = sys.getallocatedblocks()
+    yield _gauge("python_blocks", "Python's own blocks of memory in use.", (), [((), blocks)])
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], samples: Iterable[Sample]) -> Metric:

@@ -1,7 +1,6 @@
 """Embeddings of tiny models: an encoder, a decoder and a hybrid."""
 
 import asyncio
-import ctypes
 import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from server.engine.engine import Engine
 from server.engine.llamacpp.context import DecodeResult
 from server.engine.llamacpp.embedding_context import EmbeddingContext, Vector
 from server.engine.llamacpp.library import Library
+from server.engine.ownmemory import heap_now
 from server.engine.spec import EngineSpec
 from tests.engine.listening import ask
 
@@ -106,33 +106,12 @@ def distance(left: Vector, right: Vector) -> float:
     return float(np.abs(left - right).max())
 
 
-class MallocInfo(ctypes.Structure):
-    """``struct mallinfo2`` of malloc.h."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        )
-    )
-
-
 def allocated_bytes() -> int:
     """What the process has allocated and not freed. What it occupies depends on the allocator's mood."""
     gc.collect()
-    look = ctypes.CDLL(None).mallinfo2
-    look.restype = MallocInfo
-    info = look()
-    return int(info.uordblks + info.hblkhd)
+    heap = heap_now()
+    assert heap is not None
+    return heap.in_use_bytes
 
 
 def test_every_text_gets_a_vector_of_length_one(embedder: Embedder) -> None:

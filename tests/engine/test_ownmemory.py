@@ -47,20 +47,16 @@ def test_what_came_and_went_leaves_nothing_behind() -> None:
 
 BLOCK_FREED_AND_SMALLER_ONE_TAKEN = """
 import ctypes
-from server.engine.ownmemory import keep_malloc_lean
-
-class Mallinfo2(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena n1 n2 n3 mapped n5 n6 n7 n8 n9".split()]
+from server.engine.ownmemory import heap_now, keep_malloc_lean
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
-libc.mallinfo2.restype = Mallinfo2
 {setting}
 libc.free(libc.malloc(24 << 20))
-before = libc.mallinfo2().mapped
+before = heap_now().mapped_bytes
 block = libc.malloc(8 << 20)
-print((libc.mallinfo2().mapped - before) >> 20)
+print((heap_now().mapped_bytes - before) >> 20)
 """
 
 
@@ -105,3 +101,33 @@ def test_threads_share_what_malloc_keeps(setting: str, most: int) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 1 <= int(done.stdout) <= most
     assert setting or int(done.stdout) > 1
+
+
+HELD_AND_FREED = """
+import ctypes
+from server.engine.ownmemory import heap_now
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+looks = [heap_now()]
+blocks = [libc.malloc(50_000) for _ in range(400)]
+# The last one stays, so that those before it are holes, and none is given back to the system.
+looks.append(heap_now())
+for block in blocks[:-1]:
+    libc.free(block)
+looks.append(heap_now())
+for before, after in zip(looks, looks[1:]):
+    print((after.in_use_bytes - before.in_use_bytes) // 1_000_000)
+print((looks[2].free_bytes - looks[1].free_bytes) // 1_000_000)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc tells it")
+def test_what_is_held_is_told_from_holes() -> None:
+    code = [sys.executable, "-c", HELD_AND_FREED]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    taken_mb, returned_mb, holes_mb = (int(line) for line in done.stdout.split())
+    assert 19 <= taken_mb <= 21
+    assert -21 <= returned_mb <= -19
+    assert 18 <= holes_mb <= 21

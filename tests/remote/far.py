@@ -14,6 +14,11 @@ from tests.running import RunningServer, embedded_config, serving
 GENERATOR, HELPER = "smollm2:135m", "smollm2:135m-helper"
 DIRECT = {"X-LLM-Optimizer-Policy": "direct"}
 
+MONTHS, EGYPT, JAPAN = "Name the months.", "What is the capital of Egypt?", "What is the capital of Japan?"
+COUNTED = "1, 2, 3, 4, 5, 6, 7,"
+"""Prompts with a clear answer: at each of its tokens the second best is behind by 0.8 nats or more. Guessed
+tokens, whose number depends on the time that steps take, let sums round otherwise by up to 0.2."""
+
 
 @contextlib.contextmanager
 def near(

@@ -13,7 +13,15 @@ import pytest
 from bench.build_llama_server import built_llama_server
 from tests.conftest import QWEN
 from tests.engine.gguf_files import with_chat_template
-from tests.remote.far import GENERATOR, break_in_the_middle, chat, hang_up_in_the_middle, history, near
+from tests.remote.far import (
+    GENERATOR,
+    MONTHS,
+    break_in_the_middle,
+    chat,
+    hang_up_in_the_middle,
+    history,
+    near,
+)
 from tests.running import RunningServer
 
 pytestmark = pytest.mark.slow
@@ -85,11 +93,11 @@ def theirs(far: LlamaServer, messages: list[dict[str, str]]) -> str:
 
 
 def test_all_dialects_say_what_it_says(client: httpx.Client, far: LlamaServer) -> None:
-    words = theirs(far, [{"role": "user", "content": "Name a colour."}])
+    words = theirs(far, [{"role": "user", "content": MONTHS}])
     assert words
-    asked = {"model": GENERATOR, "messages": [{"role": "user", "content": "Name a colour."}]}
+    asked = {"model": GENERATOR, "messages": [{"role": "user", "content": MONTHS}]}
     answers = [
-        client.post("/api/chat", json=chat("Name a colour.", stream=False)).json()["message"]["content"],
+        client.post("/api/chat", json=chat(MONTHS, stream=False)).json()["message"]["content"],
         client.post("/v1/chat/completions", json={**asked, "temperature": 0, "max_tokens": 16}).json()[
             "choices"
         ][0]["message"]["content"],
@@ -100,13 +108,13 @@ def test_all_dialects_say_what_it_says(client: httpx.Client, far: LlamaServer) -
             "/v1/responses",
             json={
                 "model": GENERATOR,
-                "input": "Name a colour.",
+                "input": MONTHS,
                 "temperature": 0,
                 "max_output_tokens": 16,
             },
         ).json()["output"][0]["content"][0]["text"],
     ]
-    with client.stream("POST", "/api/chat", json=chat("Name a colour.")) as told:
+    with client.stream("POST", "/api/chat", json=chat(MONTHS)) as told:
         chunks = [json.loads(line) for line in told.iter_lines()]
     answers.append("".join(chunk["message"]["content"] for chunk in chunks))
     assert answers == [words] * 5

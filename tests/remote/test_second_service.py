@@ -11,9 +11,13 @@ import openai
 import pytest
 
 from tests.remote.far import (
+    COUNTED,
     DIRECT,
+    EGYPT,
     GENERATOR,
     HELPER,
+    JAPAN,
+    MONTHS,
     chat,
     hang_up_in_the_middle,
     history,
@@ -49,9 +53,6 @@ def far(skilled_server: RunningServer) -> Iterator[httpx.Client]:
 
 
 def same(path: str, body: dict[str, Any], client: httpx.Client, far: httpx.Client) -> tuple[Any, Any]:
-    # The first one reads the prompt, which no other test has, and the others find it read: only then sums
-    # round alike.
-    far.post(path, json=body, headers=DIRECT)
     answers = [asked.post(path, json=body, headers=DIRECT) for asked in (client, far)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
     return answers[0].json(), answers[1].json()
@@ -64,7 +65,7 @@ def lines(client: httpx.Client, path: str, body: dict[str, Any]) -> list[str]:
 
 
 def test_ollamas_chat(client: httpx.Client, far: httpx.Client) -> None:
-    body = chat("Name one animal.", stream=False)
+    body = chat(MONTHS, stream=False)
     mine, theirs = same("/api/chat", body, client, far)
     assert mine["message"]["content"] == theirs["message"]["content"] != ""
     assert mine["done_reason"] == theirs["done_reason"]
@@ -74,8 +75,7 @@ def test_ollamas_chat(client: httpx.Client, far: httpx.Client) -> None:
 
 
 def test_ollamas_stream(client: httpx.Client, far: httpx.Client) -> None:
-    body = chat("Name one river.")
-    far.post("/api/chat", json={**body, "stream": False}, headers=DIRECT)
+    body = chat(JAPAN)
     mine, theirs = ([json.loads(line) for line in lines(one, "/api/chat", body)] for one in (client, far))
     words = ["".join(chunk["message"]["content"] for chunk in told) for told in (mine, theirs)]
     assert words[0] == words[1] != ""
@@ -83,8 +83,8 @@ def test_ollamas_stream(client: httpx.Client, far: httpx.Client) -> None:
 
 
 def test_ollamas_generate(client: httpx.Client, far: httpx.Client) -> None:
-    for more in ({}, {"raw": True}, {"system": "Be brief."}):
-        body = {"model": GENERATOR, "prompt": "One flower is", "stream": False, **more}
+    for prompt, more in ((COUNTED, {}), (COUNTED, {"raw": True}), (MONTHS, {"system": "Be brief."})):
+        body = {"model": GENERATOR, "prompt": prompt, "stream": False, **more}
         body["options"] = {"temperature": 0, "num_predict": 8}
         mine, theirs = same("/api/generate", body, client, far)
         assert mine["response"] == theirs["response"] != ""
@@ -92,22 +92,22 @@ def test_ollamas_generate(client: httpx.Client, far: httpx.Client) -> None:
 
 
 def test_openais_chat_and_completions(client: httpx.Client, far: httpx.Client) -> None:
-    body = {"model": GENERATOR, "messages": [{"role": "user", "content": "Name one metal."}]}
+    body = {"model": GENERATOR, "messages": [{"role": "user", "content": MONTHS}]}
     body |= {"temperature": 0, "max_tokens": 8}
     mine, theirs = same("/v1/chat/completions", body, client, far)
     assert mine["choices"][0]["message"]["content"] == theirs["choices"][0]["message"]["content"] != ""
     assert mine["usage"]["prompt_tokens"] == theirs["usage"]["prompt_tokens"]
-    body = {"model": GENERATOR, "prompt": "One metal is", "temperature": 0, "max_tokens": 8}
+    body = {"model": GENERATOR, "prompt": COUNTED, "temperature": 0, "max_tokens": 8}
     mine, theirs = same("/v1/completions", body, client, far)
     assert mine["choices"][0]["text"] == theirs["choices"][0]["text"] != ""
 
 
 def test_responses_and_messages(client: httpx.Client, far: httpx.Client) -> None:
-    body = {"model": GENERATOR, "input": "Name one planet.", "temperature": 0, "max_output_tokens": 16}
+    body = {"model": GENERATOR, "input": JAPAN, "temperature": 0, "max_output_tokens": 16}
     mine, theirs = same("/v1/responses", body, client, far)
     assert mine["output"][0]["content"] == theirs["output"][0]["content"]
     body = {"model": GENERATOR, "max_tokens": 8, "temperature": 0}
-    body["messages"] = [{"role": "user", "content": "Name another planet."}]
+    body["messages"] = [{"role": "user", "content": EGYPT}]
     mine, theirs = same("/v1/messages", body, client, far)
     assert mine["content"] == theirs["content"]
     events = lines(client, "/v1/messages", {**body, "stream": True})
@@ -134,11 +134,11 @@ def test_tools_and_forced_calls(client: httpx.Client, api: str) -> None:
 
 
 def test_results_of_tools_go_along(client: httpx.Client, far: httpx.Client) -> None:
-    body = chat("Weather in Rome?", stream=False, tools=[WEATHER])
+    body = chat(MONTHS, stream=False, tools=[WEATHER])
     call = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
     body["messages"] += [
         {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "tool_name": "weather", "content": "22 degrees"},
+        {"role": "tool", "tool_name": "weather", "content": "The weather in Rome: sunny, 22 degrees Celsius"},
     ]
     mine, theirs = same("/api/chat", body, client, far)
     assert mine["message"]["content"] == theirs["message"]["content"]
