@@ -4,17 +4,18 @@ import collections
 from dataclasses import dataclass, field
 
 from bench.soak.plans import Answer, Plan, Told
+from bench.soak.process import Process
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The server's process at a moment, in seconds since the start; see bench.soak.process."""
+    """The server at a moment, in seconds since the start: its process, and what it says of its memory."""
 
     at_s: float
-    taken_bytes: int
-    touched_bytes: int
-    descriptors: int
-    threads: int
+    process: Process
+    in_use_bytes: float
+    """What malloc has given out."""
+    python_blocks: float
 
 
 @dataclass

@@ -12,23 +12,44 @@ from bench.soak.findings import Sample
 
 MIB = 2**20
 
-MOST_GROWTH_BYTES = 32 * MIB
-"""A limit in bytes, not in per cent: what leaks does not grow with the model, and five per cent of a server
-with large caches would hide it."""
-
-MOST_GROWTH = 8
-"""Of files and threads. Connections of clients come and go; what leaks one for each request, or for each
-load, is far beyond that."""
-
 REQUESTS = "llm_optimizer_requests_total"
 GENERATED = "llm_optimizer_generated_tokens_total"
 IN_PROGRESS = "llm_optimizer_requests_in_progress"
+IN_USE = ("llm_optimizer_heap_bytes", (("state", "in_use"),))
+PYTHON_BLOCKS = ("llm_optimizer_python_blocks", ())
 REFUSED_RELOAD = "reload: all stays as it was"
 
 Series = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 """Values by the name of a sample, and its labels."""
 
 Counted = collections.Counter[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Steady:
+    """A figure that must be flat, and by how much it may grow all the same."""
+
+    what: str
+    figure: Callable[[Sample], float]
+    most_growth: float
+    digits: int = 0
+
+
+STEADY = (
+    Steady("memory in use, MiB", lambda sample: sample.in_use_bytes / MIB, 16, digits=1),
+    Steady("blocks of Python, thousands", lambda sample: sample.python_blocks / 1000, 50, digits=1),
+    Steady("resident memory, MiB", lambda sample: sample.process.resident_bytes / MIB, 32, digits=1),
+    Steady("open files", lambda sample: sample.process.descriptors, 8),
+    Steady("threads", lambda sample: sample.process.threads, 8),
+)
+"""Limits are sizes, not per cent: what leaks does not grow with the model, and five per cent of a server with
+large caches would hide it. Connections of clients come and go; what leaks a file for each request, or a
+thread for each load, is far beyond eight of them."""
+
+
+def taken_mib(sample: Sample) -> float:
+    """Address space, which is shown and not judged: see bench.soak.process."""
+    return sample.process.taken_bytes / MIB
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ class Setup:
 def config_text(folder: Path, reload: Reload) -> str:
     """TOML for the embedded model in both roles on the CPU.
 
-    The caches of finished conversations are small: full before the memory is compared, and together no
-    larger than the growth that is allowed.
+    The caches of finished conversations and of shortened texts are small: full before the memory is compared,
+    and together hardly larger than the growth that is allowed.
     """
     shared = 'device = "cpu"\ncontext = 8192\nhost_cache_mib = 16\n'
     threshold = '"many"' if reload.wrong else reload.threshold_tokens
@@ -97,7 +97,7 @@ def config_text(folder: Path, reload: Reload) -> str:
         f"[limits]\nbody_mib = {BODY_MIB}\n"
         f'[generator]\nname = "smollm2:135m"\npath = "{folder / "tools.gguf"}"\nslots = 8\n{shared}'
         f'[helper]\nname = "smollm2:135m-helper"\npath = "{EMBEDDED_MODEL}"\nslots = 4\n{shared}'
-        f"[router]\nhelper_timeout_s = 600.0\nstrategy_a_max = {threshold}\n"
+        f"[router]\nhelper_timeout_s = 600.0\nstrategy_a_max = {threshold}\noriginals_mib = 1\n"
     )
 
 

@@ -2,12 +2,12 @@
 
 import collections
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.soak.findings import Findings, Sample
-from bench.soak.judging import MIB, MOST_GROWTH, MOST_GROWTH_BYTES, Trend, course, trend
+from bench.soak.judging import STEADY, Steady, Trend, course, taken_mib, trend
 
 BEGIN = "<!-- figures: python -m bench.soak --write -->\n"
 NONE_YET = "No figures exist yet.\n"
@@ -51,22 +51,16 @@ class Report:
 
 def judge_growth(findings: Findings, duration_s: float) -> None:
     """Note as errors what grew beyond its limit after the warm-up."""
-    for what, found, most in growths(findings.samples, duration_s * WARM_UP_PART):
-        if found is not None and found.grew(most):
-            findings.fail(f"{what} grew by {found.last - found.first:.0f}, and {most} is allowed")
+    for steady, found in growths(findings.samples, duration_s * WARM_UP_PART):
+        if found.grew(steady.most_growth):
+            grown = f"{found.last - found.first:.{steady.digits}f}"
+            findings.fail(f"{steady.what}: grew by {grown}, and {steady.most_growth:g} is allowed")
 
 
-def growths(samples: Sequence[Sample], warm_up_s: float) -> list[tuple[str, Trend | None, int]]:
-    """What must be flat, how it developed, and by how much it may grow."""
-    return [
-        (
-            "memory in MiB",
-            trend(samples, warm_up_s, lambda sample: sample.taken_bytes / MIB),
-            MOST_GROWTH_BYTES // MIB,
-        ),
-        ("open files", trend(samples, warm_up_s, lambda sample: sample.descriptors), MOST_GROWTH),
-        ("threads", trend(samples, warm_up_s, lambda sample: sample.threads), MOST_GROWTH),
-    ]
+def growths(samples: Sequence[Sample], warm_up_s: float) -> list[tuple[Steady, Trend]]:
+    """What must be flat, and how it developed; nothing where there are too few samples."""
+    found = [(steady, trend(samples, warm_up_s, steady.figure)) for steady in STEADY]
+    return [(steady, developed) for steady, developed in found if developed is not None]
 
 
 def judged_table(findings: Findings) -> list[str]:
@@ -93,20 +87,23 @@ def judged_table(findings: Findings) -> list[str]:
 
 def _growth_rows(samples: Sequence[Sample]) -> list[Row]:
     duration_s = max((sample.at_s for sample in samples), default=0.0)
-    memory, files, threads = (found for _, found, _ in growths(samples, duration_s * WARM_UP_PART))
     rows = []
-    if memory is not None:
-        said = f"{memory.first:.1f} MiB, then {memory.last:.1f} MiB"
-        slope = f"slope {memory.slope_per_hour:+.1f} MiB an hour"
+    for steady, found in growths(samples, duration_s * WARM_UP_PART):
+        first, last = (f"{value:.{steady.digits}f}" for value in (found.first, found.last))
         rows.append(
-            Row("memory after the warm-up", f"{said}; {slope}", f"{MOST_GROWTH_BYTES // MIB} MiB more")
+            Row(
+                steady.what,
+                f"{first}, then {last}; its course: {_course(samples, steady.figure)}",
+                f"{steady.most_growth:g} more",
+            )
         )
-        rows.append(Row("its course in MiB", course([sample.taken_bytes / MIB for sample in samples])))
-        rows.append(Row("resident of it", course([sample.touched_bytes / MIB for sample in samples])))
-    for what, found in (("open files", files), ("threads", threads)):
-        if found is not None:
-            rows.append(Row(what, f"{found.first:.0f}, then {found.last:.0f}", f"{MOST_GROWTH} more"))
+    if rows:
+        rows.append(Row("address space, MiB", f"its course: {_course(samples, taken_mib)}"))
     return rows
+
+
+def _course(samples: Sequence[Sample], figure: Callable[[Sample], float]) -> str:
+    return course([figure(sample) for sample in samples])
 
 
 def request_table(findings: Findings) -> list[str]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from bench.soak.asking import Asker
 from bench.soak.changing import looked, resident
-from bench.soak.judging import Series, series_of, shrunk
+from bench.soak.findings import Sample
+from bench.soak.judging import IN_USE, PYTHON_BLOCKS, Series, series_of, shrunk
 from bench.soak.plans import Plan, Wire
-from bench.soak.process import sample
+from bench.soak.process import process_now
 
 SAMPLE_S = 2.0
 LOOKS = (
@@ -44,7 +45,6 @@ class Watcher:
                 return
             await self._look(frozenset(models))
             await self._asker.ask(look)
-            await self.metrics()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), SAMPLE_S)
 
@@ -87,12 +87,17 @@ class Watcher:
         findings, loaded = self._asker.findings, await resident(self._asker)
         for name, value in engine_figures(loaded).items():
             findings.most[name] = max(findings.most[name], value)
+        now = await self.metrics()
         # Without one of the models, or with another one, its memory is of another size, which says nothing.
-        if self._process_id is None or {model["name"] for model in loaded} != models:
+        if self._process_id is None or {model["name"] for model in loaded} != models or not now:
+            return
+        if IN_USE not in now:
+            findings.fail("/metrics does not tell what malloc has given out")
             return
         # A server that is gone is noted by all clients.
         with contextlib.suppress(OSError):
-            findings.samples.append(sample(self._process_id, time.monotonic() - self._start_s))
+            at_s, process = time.monotonic() - self._start_s, process_now(self._process_id)
+            findings.samples.append(Sample(at_s, process, now[IN_USE], now[PYTHON_BLOCKS]))
 
 
 def engine_figures(loaded: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -131,3 +131,32 @@ def test_what_is_held_is_told_from_holes() -> None:
     assert 19 <= taken_mb <= 21
     assert -21 <= returned_mb <= -19
     assert 18 <= holes_mb <= 21
+
+
+HOLES = """
+import ctypes, re
+from server.engine.ownmemory import give_holes_back
+
+def resident_kb():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+blocks = [libc.malloc(50_000) for _ in range(400)]
+for block in blocks:
+    ctypes.memset(block, 1, 50_000)
+for block in blocks[:-1]:
+    libc.free(block)
+before = resident_kb()
+{given_back}
+print((before - resident_kb()) // 1000)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a habit of glibc's malloc")
+@pytest.mark.parametrize(("given_back", "least_mb", "most_mb"), [("", 0, 0), ("give_holes_back()", 15, 21)])
+def test_holes_are_given_back(given_back: str, least_mb: int, most_mb: int) -> None:
+    code = [sys.executable, "-c", HOLES.format(given_back=given_back)]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    assert least_mb <= int(done.stdout) <= most_mb

@@ -1,32 +1,24 @@
-"""The GPU check's judgements and its ballast; and all of it without a card, which takes most of a minute."""
+"""The GPU check's judgements; and all of it without a card, which takes most of a minute."""
 
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import pytest
 
-from bench.build_llama_server import BuildFailed
-from bench.gpu_check import build as building
 from bench.gpu_check import load, memory, speed
 from bench.gpu_check.__main__ import main
-from bench.gpu_check.ballast import Ballast, CudaFailed, ballast
 from bench.gpu_check.cards import GENERATOR, HELPER, places
 from bench.gpu_check.parts import CannotRun, Clock, Faulty, Findings, Found, Skipped
 from bench.gpu_check.report import BEGIN, NONE_YET, Finding, Report, Status, written_into
 from bench.gpu_check.service import Answer, new_prompt
-from bench.gpu_check.sources import BACKENDS, LLAMA_CPP, NEEDED, VOCABULARY, prune
-from bench.gpu_check.subjects import write_subjects
-from bench.real_shapes import CODER_7B, scaled_down, write_real_shape
-from server.engine.gguf.reader import read_header
 from server.gpu.nvml import GpuReading
 from tests.gpu.fake_nvml import FakeNvml
 from tests.running import PROJECT
@@ -204,158 +196,6 @@ def test_a_model_that_says_nothing_beside_the_other_is_a_fault() -> None:
 
 def test_no_prompt_begins_like_another() -> None:
     assert len({new_prompt(number, 20)[:6] for number in range(50)}) == 50
-
-
-# The ballast, against a stand-in for the driver's library
-
-
-@pytest.fixture
-def holding(fake_cuda_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ballast]:
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(fake_cuda_folder))
-    monkeypatch.chdir(PROJECT)
-    with ballast("0000:01:00.0") as started:
-        yield started
-
-
-def test_the_ballast_leaves_what_it_is_told_to(holding: Ballast) -> None:
-    assert holding.leave(8192 * MIB) == 8192 * MIB
-    assert holding.leave(2048 * MIB) == 2048 * MIB
-    assert holding.leave(16 * MIB) == 16 * MIB
-    assert 8192 * MIB <= holding.leave(8192 * MIB) < (8192 + 256) * MIB
-
-
-def test_the_ballast_cannot_leave_more_than_there_is(holding: Ballast) -> None:
-    assert holding.leave(99_999 * MIB) == 10_240 * MIB
-
-
-def test_memory_in_pieces_is_filled_with_small_ones(
-    fake_cuda_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(fake_cuda_folder))
-    monkeypatch.setenv("FAKE_CUDA_LARGEST_MIB", "100")
-    monkeypatch.chdir(PROJECT)
-    with ballast("0000:01:00.0") as started:
-        assert started.leave(9000 * MIB) == 9000 * MIB
-
-
-def test_a_ballast_without_its_card_is_told(fake_cuda_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(fake_cuda_folder))
-    monkeypatch.chdir(PROJECT)
-    with ballast("0000:99:00.0") as started, pytest.raises(CudaFailed, match="has ended"):
-        started.leave(MIB)
-
-
-def test_the_ballast_ends_with_its_input(fake_cuda_folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.gpu_check.ballast", "0000:01:00.0"],
-        input=f"{10_000 * MIB}\n",
-        env={"LD_LIBRARY_PATH": str(fake_cuda_folder)},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == [str(10_000 * MIB), str(240 * MIB)]
-
-
-# The files, and what is built
-
-
-def test_a_real_vocabulary_is_filled_up_to_the_rows_of_the_matrices(
-    embedded_model: Path, tmp_path: Path
-) -> None:
-    texts = read_header(embedded_model).metadata
-    shape = replace(scaled_down(CODER_7B), vocabulary=50_000)
-
-    header = read_header(write_real_shape(tmp_path / "m.gguf", shape, texts=texts))
-
-    tokens = header.metadata["tokenizer.ggml.tokens"].decode()
-    assert len(tokens) == len(header.metadata["tokenizer.ggml.token_type"].decode()) == 50_000
-    assert tokens[:49_152] == texts["tokenizer.ggml.tokens"].decode()
-    assert tokens[-1] == "[PAD49999]"
-    assert header.chat_template == texts["tokenizer.chat_template"]
-
-
-def test_without_a_card_the_exact_shapes_take_no_room(embedded_model: Path, tmp_path: Path) -> None:
-    subjects = write_subjects(tmp_path, places([], []), read_header(embedded_model).metadata)
-
-    exact = subjects[GENERATOR].exact.stat()
-    assert exact.st_size == pytest.approx(4_680_000_000, rel=0.01)
-    assert exact.st_blocks * 512 < 10_000_000
-    assert subjects[HELPER].path.stat().st_size < 100_000_000
-    assert subjects[HELPER].keys()["device"] == "cpu"
-
-
-def test_on_a_card_all_is_set_as_by_default(tmp_path: Path) -> None:
-    [generator] = [
-        subject
-        for subject in write_subjects(tmp_path, places([], []), {**_made_up_texts(tmp_path)}).values()
-        if subject.role == GENERATOR
-    ]
-    on_card = replace(generator, place=places([RTX], [])[GENERATOR])
-    assert on_card.keys() == {"path": str(generator.path), "device": "GPU-2060"}
-
-
-def _made_up_texts(folder: Path) -> dict[str, Any]:
-    return dict(read_header(write_real_shape(folder / "texts.gguf", scaled_down(CODER_7B))).metadata)
-
-
-def test_the_sources_are_pruned_to_what_is_needed(tmp_path: Path) -> None:
-    whole, target = tmp_path / "whole", tmp_path / "target"
-    for needed in (*NEEDED, LLAMA_CPP / "docs", LLAMA_CPP / "tools" / "server"):
-        if needed == VOCABULARY:
-            (whole / needed).parent.mkdir(parents=True)
-            (whole / needed).write_text("vocabulary")
-        else:
-            (whole / needed).mkdir(parents=True)
-    for backend in (*BACKENDS, "ggml-vulkan"):
-        (whole / LLAMA_CPP / "ggml" / "src" / backend).mkdir(parents=True)
-
-    prune(whole, target)
-
-    assert all((target / needed).exists() for needed in NEEDED)
-    assert not (target / LLAMA_CPP / "docs").exists()
-    assert {path.name for path in (target / LLAMA_CPP / "ggml" / "src").iterdir()} == BACKENDS
-
-
-def test_the_binding_finds_the_libraries_that_were_built(tmp_path: Path) -> None:
-    (tmp_path / "sources" / "llama_cpp").mkdir(parents=True)
-    (tmp_path / "sources" / "llama_cpp" / "__init__.py").touch()
-    (tmp_path / "build" / "bin").mkdir(parents=True)
-    (tmp_path / "build" / "bin" / "libllama.so").touch()
-
-    building.make_importable(tmp_path / "sources", tmp_path / "build")
-
-    assert (tmp_path / "build" / "python" / "llama_cpp" / "lib" / "libllama.so").exists()
-
-
-def test_what_is_built_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[str] = []
-    monkeypatch.setattr(building, "run", lambda command, _: commands.append(command[1]))
-    monkeypatch.delenv("CMAKE_ARGS", raising=False)
-    (tmp_path / "sources" / "llama_cpp").mkdir(parents=True)
-
-    def build(name: str) -> building.Build:
-        return building.build(tmp_path / "sources", tmp_path / name, None, cuda=False)
-
-    assert building.finished(tmp_path / "a") is None
-    built = build("a")
-    assert build("a") == built == building.finished(tmp_path / "a")
-    assert commands == ["--fresh", "--build"]
-    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_AVX2=OFF")
-    build("a")
-    assert commands == ["--fresh", "--build"] * 2
-
-
-def test_a_build_that_fails_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_command: list[str], _folder: Path) -> None:
-        raise BuildFailed("no compiler")
-
-    monkeypatch.setattr(building, "run", fail)
-    with pytest.raises(BuildFailed):
-        building.build(tmp_path, tmp_path / "a", None, cuda=False)
-    assert building.finished(tmp_path / "a") is None
 
 
 # The command

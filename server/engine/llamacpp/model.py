@@ -11,6 +11,7 @@ import llama_cpp.llama_cpp as native
 from server.domain.errors import EngineFailed, ModelLoadFailed
 from server.engine.llamacpp.context import Context, ContextShape
 from server.engine.llamacpp.log import NativeLog, reason
+from server.engine.ownmemory import give_holes_back
 
 
 class Model:
@@ -117,6 +118,7 @@ class Model:
             if self.pointer is not None:
                 native.llama_model_free(self.pointer)
                 self.pointer = None
+                give_holes_back()
 
     def chain(self, samplers: Sequence[Any]) -> Any:
         """A native sampler chain of ``samplers``; it owns them."""

@@ -10,7 +10,6 @@ import pytest
 from bench.soak.findings import Findings, Sample
 from bench.soak.judging import (
     MIB,
-    MOST_GROWTH_BYTES,
     course,
     disagreements,
     is_fault,
@@ -23,46 +22,62 @@ from bench.soak.judging import (
     trend,
 )
 from bench.soak.plans import Answer, Expected, Plan, Told, Wire
-from bench.soak.process import memory_bytes, sample
+from bench.soak.process import Process, process_now
 from bench.soak.report import judge_growth
 from bench.soak.watching import engine_figures
 
 
-def samples(*memory: int) -> list[Sample]:
-    return [Sample(float(at), taken, taken, 20, 9) for at, taken in enumerate(memory)]
+def sample_of(at: int, *, resident: int = 0, in_use: int = 0, files: int = 20, blocks: int = 0) -> Sample:
+    return Sample(float(at), Process(10**9, resident, files, 9), in_use, blocks)
 
 
-def taken(found: Sample) -> float:
-    return found.taken_bytes
+def resident_bytes(found: Sample) -> float:
+    return found.process.resident_bytes
 
 
 def test_memory_is_compared_after_the_warm_up() -> None:
     loading = [10 * at for at in range(100)]
     steady = [1000 + at % 2 for at in range(100)]
-    memory = trend(samples(*loading, *steady), 100, taken)
+    memory = trend(
+        [sample_of(at, resident=size) for at, size in enumerate([*loading, *steady])], 100, resident_bytes
+    )
     assert memory is not None
     assert 1000 <= memory.first <= 1001
-    assert not memory.grew(MOST_GROWTH_BYTES)
+    assert not memory.grew(10)
     assert abs(memory.slope_per_hour) < 50
 
 
 def test_memory_that_grows_is_found() -> None:
-    step = MOST_GROWTH_BYTES // 100
-    memory = trend(samples(*(at * step for at in range(200))), 50, taken)
+    memory = trend([sample_of(at, resident=at * 7) for at in range(200)], 50, resident_bytes)
     assert memory is not None
-    assert memory.grew(MOST_GROWTH_BYTES)
-    assert memory.slope_per_hour == pytest.approx(step * 3600)
+    assert memory.grew(7 * 119)
+    assert not memory.grew(7 * 120)
+    assert memory.slope_per_hour == pytest.approx(7 * 3600)
 
 
 def test_too_few_samples_say_nothing() -> None:
-    assert trend(samples(5, 5, 5, 5), 0, taken) is None
+    assert trend([sample_of(at) for at in range(4)], 0, resident_bytes) is None
 
 
-def test_files_and_threads_that_grow_are_found() -> None:
+@pytest.mark.parametrize(
+    ("step", "errors"),
+    [
+        ({"resident": MIB // 2}, []),
+        ({"resident": MIB}, ["resident memory, MiB: grew by 60.0, and 32 is allowed"]),
+        ({"in_use": MIB // 5}, []),
+        ({"in_use": MIB // 2}, ["memory in use, MiB: grew by 30.0, and 16 is allowed"]),
+        ({"blocks": 500}, []),
+        ({"blocks": 1000}, ["blocks of Python, thousands: grew by 60.0, and 50 is allowed"]),
+        ({"files": 1}, ["open files: grew by 60, and 8 is allowed"]),
+    ],
+)
+def test_what_grows_is_found_and_named(step: dict[str, int], errors: list[str]) -> None:
     findings = Findings()
-    findings.samples = [Sample(float(at), 1, 1, 20 + at // 2, 9 + at // 10) for at in range(100)]
+    findings.samples = [
+        sample_of(at, **{what: size * at for what, size in step.items()}) for at in range(100)
+    ]
     judge_growth(findings, 100)
-    assert sorted(findings.errors) == ["open files grew by 30, and 8 is allowed"]
+    assert list(findings.errors) == errors
 
 
 def test_the_course_of_memory_is_short() -> None:
@@ -164,21 +179,21 @@ def test_figures_of_the_engines() -> None:
     assert engine_figures(models) == {"running of a": 2, "queued of a": 1, "cells_in_use of b": 9}
 
 
-def test_memory_that_was_taken_counts_before_it_is_touched() -> None:
-    before = memory_bytes(os.getpid())
+def test_memory_is_resident_once_it_is_touched() -> None:
+    before = process_now(os.getpid())
     with mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
-        taken_bytes, touched_bytes = memory_bytes(os.getpid())
-        assert taken_bytes - before[0] >= 64 * MIB
-        assert touched_bytes - before[1] < 16 * MIB
+        taken = process_now(os.getpid())
+        assert taken.taken_bytes - before.taken_bytes >= 64 * MIB
+        assert taken.resident_bytes - before.resident_bytes < 16 * MIB
         pages.write(bytes(64 * MIB))
-        assert memory_bytes(os.getpid())[1] - before[1] >= 64 * MIB
+        assert process_now(os.getpid()).resident_bytes - before.resident_bytes >= 64 * MIB
 
 
 def test_files_of_a_process_are_counted() -> None:
-    before = sample(os.getpid(), 0)
+    before = process_now(os.getpid())
     read, write = os.pipe()
     try:
-        assert sample(os.getpid(), 0).descriptors == before.descriptors + 2
+        assert process_now(os.getpid()).descriptors == before.descriptors + 2
     finally:
         os.close(read)
         os.close(write)

@@ -10,6 +10,7 @@ from bench.soak.findings import Findings, Sample
 from bench.soak.judging import MIB
 from bench.soak.own_server import FIRST, KEYS, Reload, config_text, keys_text
 from bench.soak.plans import Key
+from bench.soak.process import Process
 from bench.soak.report import BEGIN, Report, written_into
 from server.config.keys import read_keys
 
@@ -18,7 +19,9 @@ def findings() -> Findings:
     found = Findings(first_token_s=[1.0, 2.0, 9.0], prompt_tokens=7, generated_tokens=8)
     found.outcomes.update({("/api/chat", "answered"): 3, ("/api/chat", "hung up at once"): 2})
     found.outcomes["/api/chat", "hung up in mid-stream"] += 1
-    found.samples = [Sample(float(at), (100 + at) * MIB, MIB, 20, 9) for at in range(20)]
+    found.samples = [
+        Sample(float(at), Process(900 * MIB, (100 + at) * MIB, 20, 9), 50 * MIB, 70_000) for at in range(20)
+    ]
     return found
 
 
@@ -32,8 +35,9 @@ def test_the_report_names_figures_and_limits() -> None:
         "### 2026-01-02, 12 minutes, 16 clients: all well",
         "| requests | 6 |  |",
         "median 2.00 s, longest 9.00 s",
-        "| open files | 20, then 20 | 8 more |",
-        "106.0 MiB, then 118.0 MiB",
+        "| open files | 20, then 20; its course: 20 20",
+        "| resident memory, MiB | 106.0, then 118.0; its course: 100 101",
+        "| address space, MiB | its course: 900 900",
         "| /api/chat | 3 |  | 3 |  |",
     ):
         assert words in text
