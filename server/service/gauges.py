@@ -272,7 +272,7 @@ def _memory_now() -> Iterable[Metric]:
     held = {"in_use": heap.in_use_bytes, "free": heap.free_bytes} if heap else {}
     yield _gauge(
         "heap_bytes",
-        "What malloc holds for the service: given out, or free and kept.",
+        "What malloc has given out to the service, and what lies free in its arenas.",
         ("state",),
         [((state,), value) for state, value in held.items()],
     )
