@@ -150,7 +150,7 @@ for block in blocks[:-1]:
     libc.free(block)
 before = resident_kb()
 {given_back}
-print((before - resident_kb()) // 1000)
+print(round((before - resident_kb()) / 1000))
 """
 
 
