@@ -93,7 +93,8 @@ def _growth_rows(samples: Sequence[Sample]) -> list[Row]:
         rows.append(
             Row(
                 steady.what,
-                f"{first}, then {last}; its course: {_course(samples, steady.figure)}",
+                f"{first}, then {last}; slope {found.slope_per_hour:+.1f} an hour; "
+                f"its course: {_course(samples, steady.figure)}",
                 f"{steady.most_growth:g} more",
             )
         )

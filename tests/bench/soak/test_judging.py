@@ -27,8 +27,10 @@ from bench.soak.report import judge_growth
 from bench.soak.watching import engine_figures
 
 
-def sample_of(at: int, *, resident: int = 0, in_use: int = 0, files: int = 20, blocks: int = 0) -> Sample:
-    return Sample(float(at), Process(10**9, resident, files, 9), in_use, blocks)
+def sample_of(
+    at: int, *, resident: int = 0, in_use: int = 0, files: int = 20, threads: int = 9, blocks: int = 0
+) -> Sample:
+    return Sample(float(at), Process(10**9, resident, files, threads), in_use, blocks)
 
 
 def resident_bytes(found: Sample) -> float:
@@ -69,6 +71,7 @@ def test_too_few_samples_say_nothing() -> None:
         ({"blocks": 500}, []),
         ({"blocks": 1000}, ["blocks of Python, thousands: grew by 60.0, and 50 is allowed"]),
         ({"files": 1}, ["open files: grew by 60, and 8 is allowed"]),
+        ({"threads": 1}, ["threads: grew by 60, and 8 is allowed"]),
     ],
 )
 def test_what_grows_is_found_and_named(step: dict[str, int], errors: list[str]) -> None:

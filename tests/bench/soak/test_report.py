@@ -35,8 +35,8 @@ def test_the_report_names_figures_and_limits() -> None:
         "### 2026-01-02, 12 minutes, 16 clients: all well",
         "| requests | 6 |  |",
         "median 2.00 s, longest 9.00 s",
-        "| open files | 20, then 20; its course: 20 20",
-        "| resident memory, MiB | 106.0, then 118.0; its course: 100 101",
+        "| open files | 20, then 20; slope +0.0 an hour; its course: 20 20",
+        "| resident memory, MiB | 106.0, then 118.0; slope +3600.0 an hour; its course: 100 101",
         "| address space, MiB | its course: 900 900",
         "| /api/chat | 3 |  | 3 |  |",
     ):
