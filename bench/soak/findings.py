@@ -15,6 +15,8 @@ class Sample:
     process: Process
     in_use_bytes: float
     """What malloc has given out."""
+    free_bytes: float
+    """The holes in malloc's arenas, whose addresses the process keeps."""
     python_blocks: float
 
 

@@ -16,6 +16,7 @@ REQUESTS = "llm_optimizer_requests_total"
 GENERATED = "llm_optimizer_generated_tokens_total"
 IN_PROGRESS = "llm_optimizer_requests_in_progress"
 IN_USE = ("llm_optimizer_heap_bytes", (("state", "in_use"),))
+FREE = ("llm_optimizer_heap_bytes", (("state", "free"),))
 PYTHON_BLOCKS = ("llm_optimizer_python_blocks", ())
 REFUSED_RELOAD = "reload: all stays as it was"
 
@@ -23,6 +24,11 @@ Series = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 """Values by the name of a sample, and its labels."""
 
 Counted = collections.Counter[tuple[str, str]]
+
+
+def taken_mib(sample: Sample) -> float:
+    """Address space; by itself it is only shown: see bench.soak.process."""
+    return sample.process.taken_bytes / MIB
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,12 @@ class Steady:
 STEADY = (
     Steady("memory in use, MiB", lambda sample: sample.in_use_bytes / MIB, 16, digits=1),
     Steady("blocks of Python, thousands", lambda sample: sample.python_blocks / 1000, 50, digits=1),
+    Steady(
+        "address space without malloc's holes, MiB",
+        lambda sample: taken_mib(sample) - sample.free_bytes / MIB,
+        32,
+        digits=1,
+    ),
     Steady("resident memory, MiB", lambda sample: sample.process.resident_bytes / MIB, 32, digits=1),
     Steady("open files", lambda sample: sample.process.descriptors, 8),
     Steady("threads", lambda sample: sample.process.threads, 8),
@@ -45,11 +57,6 @@ STEADY = (
 """Limits are sizes, not per cent: what leaks does not grow with the model, and five per cent of a server with
 large caches would hide it. Connections of clients come and go; what leaks a file for each request, or a
 thread for each load, is far beyond eight of them."""
-
-
-def taken_mib(sample: Sample) -> float:
-    """Address space, which is shown and not judged: see bench.soak.process."""
-    return sample.process.taken_bytes / MIB
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from bench.soak.asking import Asker
 from bench.soak.changing import looked, resident
 from bench.soak.findings import Sample
-from bench.soak.judging import IN_USE, PYTHON_BLOCKS, Series, series_of, shrunk
+from bench.soak.judging import FREE, IN_USE, PYTHON_BLOCKS, Series, series_of, shrunk
 from bench.soak.plans import Plan, Wire
 from bench.soak.process import process_now
 
@@ -97,7 +97,7 @@ class Watcher:
         # A server that is gone is noted by all clients.
         with contextlib.suppress(OSError):
             at_s, process = time.monotonic() - self._start_s, process_now(self._process_id)
-            findings.samples.append(Sample(at_s, process, now[IN_USE], now[PYTHON_BLOCKS]))
+            findings.samples.append(Sample(at_s, process, now[IN_USE], now[FREE], now[PYTHON_BLOCKS]))
 
 
 def engine_figures(loaded: Sequence[dict[str, Any]]) -> dict[str, int]:

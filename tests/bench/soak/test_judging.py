@@ -28,9 +28,17 @@ from bench.soak.watching import engine_figures
 
 
 def sample_of(
-    at: int, *, resident: int = 0, in_use: int = 0, files: int = 20, threads: int = 9, blocks: int = 0
+    at: int,
+    *,
+    taken: int = 0,
+    free: int = 0,
+    resident: int = 0,
+    in_use: int = 0,
+    files: int = 20,
+    threads: int = 9,
+    blocks: int = 0,
 ) -> Sample:
-    return Sample(float(at), Process(10**9, resident, files, threads), in_use, blocks)
+    return Sample(float(at), Process(taken, resident, files, threads), in_use, free, blocks)
 
 
 def resident_bytes(found: Sample) -> float:
@@ -70,6 +78,8 @@ def test_too_few_samples_say_nothing() -> None:
         ({"in_use": MIB // 2}, ["memory in use, MiB: grew by 30.0, and 16 is allowed"]),
         ({"blocks": 500}, []),
         ({"blocks": 1000}, ["blocks of Python, thousands: grew by 60.0, and 50 is allowed"]),
+        ({"taken": MIB, "free": MIB // 2}, []),
+        ({"taken": MIB}, ["address space without malloc's holes, MiB: grew by 60.0, and 32 is allowed"]),
         ({"files": 1}, ["open files: grew by 60, and 8 is allowed"]),
         ({"threads": 1}, ["threads: grew by 60, and 8 is allowed"]),
     ],

@@ -20,7 +20,8 @@ def findings() -> Findings:
     found.outcomes.update({("/api/chat", "answered"): 3, ("/api/chat", "hung up at once"): 2})
     found.outcomes["/api/chat", "hung up in mid-stream"] += 1
     found.samples = [
-        Sample(float(at), Process(900 * MIB, (100 + at) * MIB, 20, 9), 50 * MIB, 70_000) for at in range(20)
+        Sample(float(at), Process(900 * MIB, (100 + at) * MIB, 20, 9), 50 * MIB, 10 * MIB, 70_000)
+        for at in range(20)
     ]
     return found
 
